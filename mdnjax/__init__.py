@@ -1,0 +1,77 @@
+"""Mixture density networks and variational autoencoders in JAX.
+
+`mdnjax` answers one question well: what is p(t | x) when one x has many right answers? The names
+below are the face of the library; each lives in one place beneath and is loaded when first used,
+so that `import mdnjax` costs what `import jax` costs.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdnjax import datasets as datasets
+    from mdnjax import mixtures as mixtures
+    from mdnjax import nets as nets
+    from mdnjax import plotting as plotting
+    from mdnjax import strokes as strokes
+    from mdnjax import training as training
+    from mdnjax.mixtures import BernoulliHead as BernoulliHead
+    from mdnjax.mixtures import GaussianHead as GaussianHead
+    from mdnjax.mixtures import GaussianMixture as GaussianMixture
+    from mdnjax.mixtures import Head as Head
+    from mdnjax.mixtures import ProductHead as ProductHead
+    from mdnjax.mixtures import bias as bias
+    from mdnjax.mixtures import covariance as covariance
+    from mdnjax.mixtures import log_prob as log_prob
+    from mdnjax.mixtures import mean as mean
+    from mdnjax.mixtures import most_probable as most_probable
+    from mdnjax.mixtures import nll as nll
+    from mdnjax.mixtures import nll_gradient as nll_gradient
+    from mdnjax.mixtures import responsibilities as responsibilities
+    from mdnjax.mixtures import sample as sample
+    from mdnjax.mixtures import temper as temper
+    from mdnjax.mixtures import variance as variance
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BernoulliHead",
+    "GaussianHead",
+    "GaussianMixture",
+    "Head",
+    "ProductHead",
+    "bias",
+    "covariance",
+    "datasets",
+    "log_prob",
+    "mean",
+    "mixtures",
+    "most_probable",
+    "nets",
+    "nll",
+    "nll_gradient",
+    "plotting",
+    "responsibilities",
+    "sample",
+    "strokes",
+    "temper",
+    "training",
+    "variance",
+]
+
+_ROOMS = frozenset({"datasets", "mixtures", "nets", "plotting", "strokes", "training"})
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a room, or a name from `mixtures`, when it is first asked for (PEP 562)."""
+    if name in _ROOMS:
+        return importlib.import_module(f"mdnjax.{name}")
+    if name in __all__:
+        value = getattr(importlib.import_module("mdnjax.mixtures"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'mdnjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

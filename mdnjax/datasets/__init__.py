@@ -1,0 +1,1 @@
+"""Corpora: generators and readers, in NumPy."""

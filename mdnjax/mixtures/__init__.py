@@ -1,0 +1,1 @@
+"""Mixtures p(t | x): pure functions on arrays and pytrees."""

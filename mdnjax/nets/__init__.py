@@ -1,0 +1,1 @@
+"""Flax NNX modules and the seam that makes them pure functions."""

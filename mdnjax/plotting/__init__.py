@@ -1,0 +1,1 @@
+"""Figures (Matplotlib, imported only when used)."""

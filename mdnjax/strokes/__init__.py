@@ -1,0 +1,1 @@
+"""Pen trajectories: structure, readers, transforms, the stroke head, drawing."""

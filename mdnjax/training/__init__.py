@@ -1,0 +1,1 @@
+"""Training: state, step, fit, checkpoints; knows no network by name."""

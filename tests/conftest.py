@@ -1,0 +1,19 @@
+"""Rank promotion and warnings are errors in every test; real data is found, or its test skipped."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder of real data (`MDNJAX_DATA`, by default `../shared/data` beside the checkout)."""
+    default = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("MDNJAX_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set MDNJAX_DATA")
+    return folder
