@@ -1,1 +1,63 @@
-"""Pen trajectories: structure, readers, transforms, the stroke head, drawing."""
+"""Pen trajectories: structure, readers, transforms, batches, the stroke head, drawing."""
+
+from mdnjax.strokes.baselines import LinearBaseline as LinearBaseline
+from mdnjax.strokes.baselines import fit_autoregression as fit_autoregression
+from mdnjax.strokes.baselines import fit_static as fit_static
+from mdnjax.strokes.batches import WholeLines as WholeLines
+from mdnjax.strokes.batches import Windows as Windows
+from mdnjax.strokes.batches import bucket_lengths as bucket_lengths
+from mdnjax.strokes.batches import gather_lines as gather_lines
+from mdnjax.strokes.batches import line_batches as line_batches
+from mdnjax.strokes.cleaning import CleaningReport as CleaningReport
+from mdnjax.strokes.cleaning import clean as clean
+from mdnjax.strokes.corpus import Corpus as Corpus
+from mdnjax.strokes.formats import StrokeFormatError as StrokeFormatError
+from mdnjax.strokes.formats import read as read
+from mdnjax.strokes.formats import read_iam as read_iam
+from mdnjax.strokes.formats import read_npz as read_npz
+from mdnjax.strokes.formats import write_npz as write_npz
+from mdnjax.strokes.generate import generate as generate
+from mdnjax.strokes.head import dequantize as dequantize
+from mdnjax.strokes.head import next_step_pairs as next_step_pairs
+from mdnjax.strokes.head import stroke_head as stroke_head
+from mdnjax.strokes.likelihood import StrokeScores as StrokeScores
+from mdnjax.strokes.likelihood import convolve as convolve
+from mdnjax.strokes.likelihood import dequantize_corpus as dequantize_corpus
+from mdnjax.strokes.likelihood import evaluate as evaluate
+from mdnjax.strokes.normalize import Normalizer as Normalizer
+from mdnjax.strokes.splits import split_by as split_by
+from mdnjax.strokes.structure import Strokes as Strokes
+from mdnjax.strokes.transforms import to_offsets as to_offsets
+from mdnjax.strokes.transforms import to_positions as to_positions
+
+__all__ = [
+    "CleaningReport",
+    "Corpus",
+    "LinearBaseline",
+    "Normalizer",
+    "StrokeFormatError",
+    "StrokeScores",
+    "Strokes",
+    "WholeLines",
+    "Windows",
+    "bucket_lengths",
+    "clean",
+    "convolve",
+    "dequantize",
+    "dequantize_corpus",
+    "evaluate",
+    "fit_autoregression",
+    "fit_static",
+    "gather_lines",
+    "generate",
+    "line_batches",
+    "next_step_pairs",
+    "read",
+    "read_iam",
+    "read_npz",
+    "split_by",
+    "stroke_head",
+    "to_offsets",
+    "to_positions",
+    "write_npz",
+]
