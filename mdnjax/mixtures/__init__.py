@@ -1,1 +1,39 @@
 """Mixtures p(t | x): pure functions on arrays and pytrees."""
+
+from mdnjax.mixtures.gaussian import CovarianceKind as CovarianceKind
+from mdnjax.mixtures.gaussian import GaussianMixture as GaussianMixture
+from mdnjax.mixtures.gaussian import bias as bias
+from mdnjax.mixtures.gaussian import temper as temper
+from mdnjax.mixtures.heads import BernoulliHead as BernoulliHead
+from mdnjax.mixtures.heads import GaussianHead as GaussianHead
+from mdnjax.mixtures.heads import Head as Head
+from mdnjax.mixtures.heads import ProductHead as ProductHead
+from mdnjax.mixtures.likelihood import log_prob as log_prob
+from mdnjax.mixtures.likelihood import nll as nll
+from mdnjax.mixtures.likelihood import nll_gradient as nll_gradient
+from mdnjax.mixtures.likelihood import responsibilities as responsibilities
+from mdnjax.mixtures.moments import covariance as covariance
+from mdnjax.mixtures.moments import mean as mean
+from mdnjax.mixtures.moments import most_probable as most_probable
+from mdnjax.mixtures.moments import variance as variance
+from mdnjax.mixtures.sampling import sample as sample
+
+__all__ = [
+    "BernoulliHead",
+    "CovarianceKind",
+    "GaussianHead",
+    "GaussianMixture",
+    "Head",
+    "ProductHead",
+    "bias",
+    "covariance",
+    "log_prob",
+    "mean",
+    "most_probable",
+    "nll",
+    "nll_gradient",
+    "responsibilities",
+    "sample",
+    "temper",
+    "variance",
+]

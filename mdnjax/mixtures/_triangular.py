@@ -1,0 +1,79 @@
+"""Strictly upper triangular matrices R, packed, with the components on the last axis.
+
+The entries stand row by row: R_01, R_02, ..., R_0D, R_12, ... . Vectors are `[..., D, K]`, packed
+matrices `[..., D(D-1)/2, K]`, and every product saturates where a sum of D of them could overflow,
+so that no inf - inf can arise.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from mdnjax._types import Array
+
+
+def num_entries(dim: int) -> int:
+    """The number of entries above the diagonal."""
+    return dim * (dim - 1) // 2
+
+
+def _dim(upper: Array) -> int:
+    return (1 + int(np.sqrt(1 + 8 * upper.shape[-2]))) // 2
+
+
+def _product(a: Array, b: Array, dim: int) -> Array:
+    limit = float(jnp.finfo(a.dtype).max) / (8 * dim)
+    return jnp.clip(a * b, -limit, limit)
+
+
+def multiply(upper: Array, x: Array) -> Array:
+    """(I + R) x, `[..., D, K]`."""
+    dim = x.shape[-2]
+    rows = [x[..., i : i + 1, :] for i in range(dim)]
+    start = 0
+    for i in range(dim - 1):
+        stop = start + dim - 1 - i
+        terms = _product(upper[..., start:stop, :], x[..., i + 1 :, :], dim)
+        rows[i] = rows[i] + jnp.sum(terms, axis=-2, keepdims=True)
+        start = stop
+    return jnp.concatenate(rows, axis=-2)
+
+
+def multiply_transposed(upper: Array, x: Array) -> Array:
+    """(I + R)^T x, `[..., D, K]`."""
+    dim = x.shape[-2]
+    row, column = np.triu_indices(dim, 1)
+    by_column = upper if dim <= 2 else upper[..., np.lexsort((row, column)), :]
+    columns = [x[..., j : j + 1, :] for j in range(dim)]
+    start = 0
+    for j in range(1, dim):
+        terms = _product(by_column[..., start : start + j, :], x[..., :j, :], dim)
+        columns[j] = columns[j] + jnp.sum(terms, axis=-2, keepdims=True)
+        start += j
+    return jnp.concatenate(columns, axis=-2)
+
+
+def outer(x: Array, y: Array) -> Array:
+    """x_i y_j for i < j, packed."""
+    dim = x.shape[-2]
+    if dim == 1:
+        return x[..., :0, :]
+    y_of_row = [y[..., i + 1 :, :] for i in range(dim - 1)]
+    x_of_row = [jnp.broadcast_to(x[..., i : i + 1, :], ys.shape) for i, ys in enumerate(y_of_row)]
+    return _product(jnp.concatenate(x_of_row, axis=-2), jnp.concatenate(y_of_row, axis=-2), dim)
+
+
+def unit_upper(packed: Array) -> Array:
+    """I + R as dense matrices `[..., D, D]`, from entries on the last axis."""
+    dim = _dim(packed[..., None])
+    row, column = np.triu_indices(dim, 1)
+    position = np.full((dim, dim), packed.shape[-1])
+    position[row, column] = np.arange(packed.shape[-1])
+    one = jnp.ones((*packed.shape[:-1], 1), packed.dtype)
+    position[np.diag_indices(dim)] = packed.shape[-1] + 1
+    return jnp.concatenate([packed, 0 * one, one], axis=-1)[..., position]
+
+
+def pack(matrix: Array) -> Array:
+    """The entries above the diagonal of `[..., D, D]`, row by row: `[..., D(D-1)/2]`."""
+    row, column = np.triu_indices(matrix.shape[-1], 1)
+    return matrix[..., row, column]

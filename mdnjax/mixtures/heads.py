@@ -1,0 +1,310 @@
+"""Heads: static descriptions that turn a network's raw outputs into a density."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Shaped
+
+from mdnjax._checks import require
+from mdnjax._types import Array, ArrayLike, as_float
+from mdnjax.mixtures import _triangular as triangular
+from mdnjax.mixtures import gaussian
+from mdnjax.mixtures._batching import broadcast_with
+from mdnjax.mixtures.gaussian import CovarianceKind, GaussianMixture
+from mdnjax.mixtures.gradients import Parameters, log_likelihood, log_softmax
+
+
+@runtime_checkable
+class Head(Protocol):
+    """What a loss, a network's last layer and a decoder need to know of a density.
+
+    A head is hashable and goes into `jit` as a constant. `y` may be any pytree.
+    """
+
+    @property
+    def num_outputs(self) -> int:
+        """How many raw outputs a network must supply."""
+        ...
+
+    def nll(self, raw: Any, y: Any) -> Array:
+        """-log p(y) of the density that `raw` `[..., num_outputs]` describes: `[...]`, nats."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianHead:
+    r"""A Gaussian mixture from raw outputs: softmax weights, exponential scales, linear centres.
+
+    The raw vector is rows of K, a row for each kind of parameter, in this order:
+
+    | rows | isotropic | diagonal | full | meaning |
+    | --- | --- | --- | --- | --- |
+    | logits | 1 | 1 | 1 | pi = softmax(logits) |
+    | log-scales s | 1 | D | D | exponential scales |
+    | centres mu | D | D | D | used as they are |
+    | upper entries | - | - | D(D-1)/2 | R_12, R_13, ..., R_23, ... |
+
+    *Isotropic* is Bishop's network: sigma = exp(s), (D + 2) K outputs. *Full* has the precision
+    U^T U with U = diag(exp(-s)) (I + R), and is *diagonal* where the upper entries are zero.
+
+    Attributes:
+        num_components: K.
+        dim: D, of the target.
+        covariance: "isotropic", "diagonal" or "full".
+
+    Raises:
+        ValueError: K or D is less than 1, or the covariance is none of the three.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import mdnjax as mdn
+        >>> head = mdn.GaussianHead(num_components=3, dim=2)
+        >>> head.num_outputs
+        12
+        >>> print(head.nll(jnp.zeros(12), jnp.zeros(2)))  # log 2 pi
+        1.837877
+
+    References:
+        C. M. Bishop. "Pattern Recognition and Machine Learning." 2006, eq. 5.150 to 5.152.
+    """
+
+    num_components: int
+    dim: int
+    covariance: CovarianceKind = "isotropic"
+
+    def __post_init__(self) -> None:
+        for name in ("num_components", "dim"):
+            value = getattr(self, name)
+            require(
+                isinstance(value, int) and value >= 1, "GaussianHead", name, value, "an int >= 1"
+            )
+        kinds = ("isotropic", "diagonal", "full")
+        require(
+            self.covariance in kinds,
+            "GaussianHead",
+            "covariance",
+            repr(self.covariance),
+            "one of " + ", ".join(map(repr, kinds)),
+        )
+
+    @property
+    def _rows(self) -> tuple[int, ...]:
+        """How many rows of K there are of each parameter."""
+        scales = 1 if self.covariance == "isotropic" else self.dim
+        full = self.covariance == "full"
+        return (1, scales, self.dim, triangular.num_entries(self.dim) if full else 0)
+
+    @property
+    def num_outputs(self) -> int:
+        """(D+2)K isotropic, (2D+1)K diagonal, K(1 + 2D + D(D-1)/2) full."""
+        return sum(self._rows) * self.num_components
+
+    def mixture(self, raw: Float[ArrayLike, "*batch P"]) -> GaussianMixture:
+        """The mixture that the raw outputs describe.
+
+        Args:
+            raw: `[..., num_outputs]`; bfloat16 and float16 are widened to float32.
+
+        Returns:
+            The mixtures, of batch shape `...`.
+
+        Raises:
+            ValueError: The last axis is not `num_outputs`.
+        """
+        logits, log_scale, loc, upper = self._split("GaussianHead.mixture", raw)
+        log_scale = jnp.swapaxes(log_scale, -2, -1)
+        return GaussianMixture(
+            log_softmax(logits),
+            jnp.swapaxes(loc, -2, -1),
+            log_scale[..., 0] if self.covariance == "isotropic" else log_scale,
+            None if upper is None else jnp.swapaxes(upper, -2, -1),
+            self.covariance,
+        )
+
+    def raw(self, mix: GaussianMixture) -> Float[Array, "*batch P"]:
+        """Raw outputs that describe `mix`: the inverse of `mixture`.
+
+        For a network's initial bias, and for handing a fitted mixture to a head.
+
+        Args:
+            mix: Mixtures of this head's kind, K and D.
+
+        Returns:
+            `[..., num_outputs]`; the logits are the log-weights.
+
+        Raises:
+            ValueError: The mixture's kind, K or D is not the head's.
+        """
+        got = (mix.covariance_kind, mix.num_components, mix.dim)
+        expected = (self.covariance, self.num_components, self.dim)
+        require(got == expected, "GaussianHead.raw", "mix", f"(kind, K, D) = {got}", f"{expected}")
+        rows = [part for part in gaussian.parameters(mix)[1:] if part is not None]
+        rows = jnp.concatenate([mix.log_weights[..., None, :], *rows], axis=-2)
+        return rows.reshape(*mix.batch_shape, self.num_outputs)
+
+    def nll(
+        self, raw: Float[ArrayLike, "*#batch P"], y: Shaped[ArrayLike, "*#batch D"]
+    ) -> Float[Array, "*batch"]:
+        """-log p(y), in nats, with the closed-form gradient of `mdnjax.mixtures.gradients`.
+
+        Args:
+            raw: `[..., num_outputs]`.
+            y: `[..., D]`, promoted to the dtype of `raw`.
+
+        Returns:
+            `[...]`, the broadcast batch shape; finite for all finite inputs.
+
+        Raises:
+            ValueError: The last axes do not fit the head, or the batch shapes do not broadcast.
+        """
+        raw = as_float(raw)
+        raw, y = broadcast_with("GaussianHead.nll", "raw", raw, raw.shape[:-1], y, self.dim)
+        return -log_likelihood(self._split("GaussianHead.nll", raw), y)
+
+    def _split(self, function: str, raw: ArrayLike) -> Parameters:
+        raw = as_float(raw)
+        _check_raw(function, raw, self.num_outputs, self)
+        rows = raw.reshape(*raw.shape[:-1], sum(self._rows), self.num_components)
+        logits, log_scale, loc, upper = jax.lax.split(rows, self._rows, axis=rows.ndim - 2)
+        return Parameters(
+            logits[..., 0, :], log_scale, loc, upper if self.covariance == "full" else None
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BernoulliHead:
+    """A yes or no from one raw output, the log-odds.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import mdnjax as mdn
+        >>> print(mdn.BernoulliHead().nll(jnp.zeros((1,)), 1.0))  # log 2
+        0.6931472
+    """
+
+    @property
+    def num_outputs(self) -> int:
+        """One."""
+        return 1
+
+    def probability(self, raw: Float[ArrayLike, "*batch 1"]) -> Float[Array, "*batch"]:
+        """p(y = 1), `[...]`."""
+        raw = as_float(raw)
+        _check_raw("BernoulliHead.probability", raw, 1, self)
+        return jax.nn.sigmoid(raw[..., 0])
+
+    def nll(
+        self, raw: Float[ArrayLike, "*#batch 1"], y: Shaped[ArrayLike, "*#batch"]
+    ) -> Float[Array, "*batch"]:
+        """-y log p - (1 - y) log(1 - p) with p = sigmoid(raw), in nats.
+
+        Its derivative with respect to the log-odds is p - y.
+
+        Args:
+            raw: `[..., 1]`, log-odds.
+            y: `[...]`, 0, 1, or a probability between.
+
+        Returns:
+            `[...]`, the broadcast batch shape.
+
+        Raises:
+            ValueError: The last axis of `raw` is not 1, or the batch shapes do not broadcast.
+        """
+        raw = as_float(raw)
+        _check_raw("BernoulliHead.nll", raw, 1, self)
+        y = jnp.asarray(y)[..., None]
+        raw, y = broadcast_with("BernoulliHead.nll", "raw", raw, raw.shape[:-1], y, 1)
+        log_odds, y = raw[..., 0], y[..., 0]
+        # softplus(l) - y l, arranged so that neither term overflows and they cannot cancel.
+        return (1 - y) * jax.nn.softplus(log_odds) + y * jax.nn.softplus(-log_odds)
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class ProductHead:
+    """Independent parts side by side: the raw vector is split among them, their nlls added.
+
+    Attributes:
+        parts: (name, head) pairs in the order of their raw outputs.
+
+    Example:
+        >>> import mdnjax as mdn
+        >>> offset = mdn.GaussianHead(num_components=20, dim=2, covariance="full")
+        >>> head = mdn.ProductHead(offset=offset, pen_up=mdn.BernoulliHead())
+        >>> head.num_outputs
+        121
+        >>> head["pen_up"]
+        BernoulliHead()
+    """
+
+    parts: tuple[tuple[str, Head], ...]
+
+    def __init__(self, **parts: Head) -> None:
+        require(len(parts) > 0, "ProductHead", "parts", "none", "at least one head by keyword")
+        for name, part in parts.items():
+            require(isinstance(part, Head), "ProductHead", name, repr(part), "a head")
+        object.__setattr__(self, "parts", tuple(parts.items()))
+
+    def __getitem__(self, name: str) -> Head:
+        return dict(self.parts)[name]
+
+    @property
+    def num_outputs(self) -> int:
+        """The sum of the parts'."""
+        return sum(part.num_outputs for _, part in self.parts)
+
+    def split(self, raw: Float[ArrayLike, "*batch P"]) -> dict[str, Array]:
+        """Each part's raw outputs, by name: `[..., part.num_outputs]`.
+
+        Args:
+            raw: `[..., num_outputs]`.
+
+        Raises:
+            ValueError: The last axis is not `num_outputs`.
+        """
+        raw = as_float(raw)
+        _check_raw("ProductHead.split", raw, self.num_outputs, self)
+        sizes = [part.num_outputs for _, part in self.parts]
+        pieces = jax.lax.split(raw, sizes, axis=raw.ndim - 1)
+        return {name: piece for (name, _), piece in zip(self.parts, pieces, strict=True)}
+
+    def nll(self, raw: Float[ArrayLike, "*batch P"], y: Mapping[str, Any]) -> Array:
+        """The sum of the parts' nlls, in nats.
+
+        Args:
+            raw: `[..., num_outputs]`.
+            y: A target for each part, by name.
+
+        Returns:
+            `[...]`, the broadcast batch shape.
+
+        Raises:
+            ValueError: The last axis of `raw` is not `num_outputs`, the names of `y` are not the
+                parts', or a part refuses its target.
+        """
+        names = [name for name, _ in self.parts]
+        require(
+            isinstance(y, Mapping) and set(y) == set(names),
+            "ProductHead.nll",
+            "y",
+            f"keys {sorted(y)}" if isinstance(y, Mapping) else type(y).__name__,
+            f"a mapping with the keys {sorted(names)}",
+        )
+        pieces = self.split(raw)
+        first, *others = (part.nll(pieces[name], y[name]) for name, part in self.parts)
+        for other in others:
+            first = first + other
+        return first
+
+
+def _check_raw(function: str, raw: Array, num_outputs: int, head: Head) -> None:
+    """Raises `ValueError` unless the last axis of `raw` is `num_outputs`."""
+    require(
+        raw.ndim >= 1 and raw.shape[-1] == num_outputs,
+        function,
+        "raw",
+        f"shape {raw.shape}",
+        f"[..., {num_outputs}] for {head}",
+    )
