@@ -1,0 +1,418 @@
+"""Reads IAM-OnDB, the IAM On-Line Handwriting Database, from the folders its archives unpack to.
+
+    lineStrokes/a01/a01-001/a01-001w-03.xml     the pen on one line: strokes of points, y down
+    ascii/a01/a01-001/a01-001w.txt              the words of a form, after "CSR:", a line a line
+    original/a01/a01-001/strokesw.xml           optional: whole forms; their headers name writers
+    forms.txt                                   optional: which writer filled in which form
+
+A line is called form-number, and its words are that line of the form's transcription which has
+its number, blank lines not counted. Positions are integers, counts of the whiteboard's sensor,
+about a hundred a second. Nothing is cleaned here: what the sensor reported is what comes back.
+
+References:
+    M. Liwicki and H. Bunke, "IAM-OnDB: an on-line English sentence database acquired from
+    handwritten text on a whiteboard", ICDAR 2005.
+"""
+
+import os
+import pathlib
+import re
+import warnings
+from typing import NamedTuple, NoReturn
+from xml.parsers import expat
+
+import numpy as np
+
+from mdnjax.strokes.corpus import Corpus
+from mdnjax.strokes.formats.errors import StrokeFormatError
+
+_STROKES = "lineStrokes"
+_LINE_ID = re.compile(r"(.+)-([0-9]+)")
+_FORM_ID = re.compile(r"[a-z][0-9]+-[0-9]+[a-z]?")
+_WRITER_ID = re.compile(r"[0-9]+")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?").fullmatch
+
+# Steps between smaller coordinates are below 2^24, where float32 still holds every integer. The
+# board's own coordinates stay below 10^4.
+_COORDINATE_LIMIT = 2.0**23
+
+_ROOT = "WhiteboardCaptureSession"
+# The only element that may stand inside each of these; damage to one letter of a tag must not
+# drop a point in silence.
+_ONLY_CHILD: dict[str | None, str] = {
+    None: _ROOT,
+    "StrokeSet": "Stroke",
+    "Stroke": "Point",
+    "Point": "nothing",
+}
+
+_LISTED = 5
+_CHUNK = 1 << 14
+
+
+def recognises(path: pathlib.Path) -> bool:
+    """Whether `lineStrokes` is the folder, stands in it, or one level below."""
+    return bool(_stroke_folders(path))
+
+
+def read_iam(
+    path: str | os.PathLike[str],
+    *,
+    strict: bool = False,
+    split: str | os.PathLike[str] | None = None,
+) -> Corpus:
+    """Reads the lines of IAM-OnDB, in the order of their ids.
+
+    Args:
+        path: The folder that holds `lineStrokes` and `ascii`, or the one above it. The archives'
+            own outer folders (`lineStrokes-all/lineStrokes`) may be there or not.
+        strict: Raise at the first broken file. Otherwise lines that cannot be read are skipped,
+            and one warning counts them and lists the first few broken files.
+        split: A list of the forms to read, one id on each line, such as the official `task1`
+            lists `trainset.txt`, `testset_v.txt`, `testset_t.txt` and `testset_f.txt`.
+
+    Returns:
+        The corpus in device units. A writer is "" where the files do not name one, and `writers`
+        is None where they name none at all.
+
+    Raises:
+        StrokeFormatError: A folder is missing or ambiguous, the split list is no such list, no
+            line can be read at all, or, if `strict`, a file is broken.
+        OSError: The split list cannot be opened.
+
+    Warns:
+        UserWarning: Files were broken, or forms of the split list are not there.
+    """
+    path = pathlib.Path(path)
+    strokes = _only(path, _stroke_folders(path))
+    home = strokes.parent.parent if strokes.parent.name == f"{_STROKES}-all" else strokes.parent
+    ascii_folder = _unpacked(home, "ascii")
+    if ascii_folder is None:
+        raise StrokeFormatError(home, "ascii", "no such folder; it holds the transcriptions")
+    broken = _Broken(strict)
+    forms = _find_lines(strokes, broken)
+    if split is not None:
+        forms = _select(forms, pathlib.Path(split), broken)
+
+    lines: list[_Line] = []
+    for form in forms:
+        try:
+            words = _read_words(ascii_folder / form.folder / f"{form.name}.txt", form)
+        except StrokeFormatError as error:
+            broken.add(error, lines=len(form.files))
+            continue
+        for number, file in form.files.items():
+            try:
+                xy, pen_up = _read_strokes(file)
+            except StrokeFormatError as error:
+                broken.add(error, lines=1)
+            else:
+                lines.append(_Line(form.name, file.stem, words[number - 1], xy, pen_up))
+    if not lines:
+        reason = "no line could be read" + (f"; first: {broken.errors[0]}" if broken.errors else "")
+        raise StrokeFormatError(strokes, "*/*/*.xml", reason)
+
+    writer_of = _read_writers(home, forms, broken)
+    writers = [writer_of.get(line.form, "") for line in lines]
+    broken.warn(path, len(lines))
+    return Corpus.from_positions(
+        np.concatenate([line.xy for line in lines]),
+        np.concatenate([line.pen_up for line in lines]),
+        [len(line.xy) for line in lines],
+        [line.id for line in lines],
+        [line.text for line in lines],
+        writers=writers if any(writers) else None,
+    )
+
+
+class _Form(NamedTuple):
+    """One form: its name, its folder within each tree, and its stroke files by line number."""
+
+    name: str
+    folder: pathlib.Path
+    files: dict[int, pathlib.Path]
+
+
+class _Line(NamedTuple):
+    form: str
+    id: str
+    text: str
+    xy: np.ndarray
+    pen_up: np.ndarray
+
+
+class _Broken:
+    """Gathers what is broken for one warning; if strict, raises it at once instead."""
+
+    def __init__(self, strict: bool):
+        self.strict = strict
+        self.errors: list[StrokeFormatError] = []
+        self.lines = 0
+
+    def add(self, error: StrokeFormatError, *, lines: int) -> None:
+        if self.strict:
+            raise error
+        self.errors.append(error)
+        self.lines += lines
+
+    def warn(self, path: pathlib.Path, read: int) -> None:
+        if not self.errors:
+            return
+        listed = "".join(f"\n  {error}" for error in self.errors[:_LISTED])
+        rest = len(self.errors) - _LISTED
+        more = f"\n  and {rest} more" if rest > 0 else ""
+        warnings.warn(
+            f"read_iam: {len(self.errors)} things are broken or missing in {path}; {self.lines} "
+            f"lines were skipped, {read} were read:{listed}{more}",
+            stacklevel=3,
+        )
+
+
+def _stroke_folders(path: pathlib.Path) -> list[pathlib.Path]:
+    """Every `lineStrokes` that `path` can mean, from the nearest place that has one."""
+    if not path.is_dir():
+        return []
+    if path.name == _STROKES:
+        return [path]
+    if (here := _unpacked(path, _STROKES)) is not None:
+        return [here]
+    children = sorted(child for child in path.iterdir() if child.is_dir())
+    below = [_unpacked(child, _STROKES) for child in children]
+    return [folder for folder in below if folder is not None]
+
+
+def _unpacked(home: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The folder `name` in `home`, perhaps within the outer folder of its archive."""
+    candidates = (home / name, home / f"{name}-all" / name)
+    return next((folder for folder in candidates if folder.is_dir()), None)
+
+
+def _only(path: pathlib.Path, folders: list[pathlib.Path]) -> pathlib.Path:
+    if len(folders) == 1:
+        return folders[0]
+    if not path.exists():
+        raise FileNotFoundError(f"read_iam: there is no {path}")
+    got = f"{len(folders)} of them: {', '.join(map(str, folders))}" if folders else "none"
+    raise StrokeFormatError(path, _STROKES, f"expected one such folder, found {got}")
+
+
+def _find_lines(strokes: pathlib.Path, broken: _Broken) -> list[_Form]:
+    """The forms in the order of their names, and their stroke files in the order of theirs."""
+    forms: dict[str, _Form] = {}
+    for file in sorted(strokes.glob("*/*/*.xml")):
+        if file.name.startswith("."):
+            continue  # not the database's: what some file managers leave behind
+        match = _LINE_ID.fullmatch(file.stem)
+        if match is None:
+            broken.add(StrokeFormatError(file, "name", "expected form-number.xml"), lines=1)
+            continue
+        name, number, folder = match[1], int(match[2]), file.parent.relative_to(strokes)
+        files = forms.setdefault(name, _Form(name, folder, {})).files
+        if files.setdefault(number, file) != file:
+            reason = f"line {number} of the form again, after {files[number]}"
+            broken.add(StrokeFormatError(file, "name", reason), lines=1)
+    return list(forms.values())
+
+
+def _select(forms: list[_Form], split: pathlib.Path, broken: _Broken) -> list[_Form]:
+    """The forms that the split list names."""
+    wanted: set[str] = set()
+    for number, line in enumerate(split.read_text(encoding="latin-1").splitlines(), start=1):
+        if not line.strip():
+            continue
+        if _FORM_ID.fullmatch(line.strip()) is None:
+            reason = f"got {line.strip()[:40]!r}, expected the id of a form, such as 'a01-001w'"
+            raise StrokeFormatError(split, f"line {number}", reason)
+        wanted.add(line.strip())
+    chosen = [form for form in forms if form.name in wanted]
+    absent = sorted(wanted - {form.name for form in chosen})
+    if absent:
+        listed = ", ".join(absent[:_LISTED]) + (", ..." if len(absent) > _LISTED else "")
+        reason = f"{len(absent)} of {len(wanted)} forms are not in the database here: {listed}"
+        broken.add(StrokeFormatError(split, "forms", reason), lines=0)
+    return chosen
+
+
+def _read_words(path: pathlib.Path, form: _Form) -> list[str]:
+    """The transcription's lines: what stands after "CSR:", without the blank ones."""
+    text = _decoded(path)
+    heading = re.search(r"^[ \t]*CSR:", text, re.MULTILINE)
+    if heading is None:
+        raise StrokeFormatError(path, "CSR:", "no such heading")
+    # Some files have this row of signs where a line ends.
+    body = text[heading.end() :].replace("%%%%%%%%%%%", "\n")
+    words = [line.strip() for line in body.split("\n") if line.strip()]
+    # With fewer texts than lines nothing says which line lacks one: none can be trusted.
+    if len(words) < max(form.files):
+        reason = f"{len(words)} lines of text, but the strokes of line {max(form.files)}"
+        raise StrokeFormatError(path, "CSR:", reason)
+    if min(form.files) < 1:
+        raise StrokeFormatError(form.files[min(form.files)], "name", "lines are counted from 1")
+    return words
+
+
+def _decoded(path: pathlib.Path) -> str:
+    """A text file as it was written (ISO-8859-1) or as others keep it (UTF-8)."""
+    content = _content(path)
+    if (at := content.find(b"\0")) >= 0:
+        raise StrokeFormatError(path, f"byte {at}", "a zero byte: this is not text")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _content(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StrokeFormatError(path, "file", f"cannot be read ({error.strerror})") from error
+
+
+def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """One line's positions `[T, 2]` and pen-up flags `[T]`.
+
+    Every element between the root and a point is checked for what it stands in, and no other text
+    is let pass between them. A stroke without points leaves no trace.
+    """
+    parser = _parser(path)
+    inside: list[str | None] = [None]
+    coordinates: list[float] = []
+    sizes: list[int] = []
+
+    def fail(reason: str) -> NoReturn:
+        stroke = f" (stroke {len(sizes)}, point {sizes[-1] + 1})" if sizes else ""
+        raise StrokeFormatError(path, _place(parser) + stroke, reason)
+
+    def coordinate(attributes: dict[str, str], name: str) -> float:
+        text = attributes.get(name)
+        if text is None:
+            fail(f"the point has no {name}; it has {', '.join(attributes) or 'nothing'}")
+        if _NUMBER(text) is None:
+            fail(f"{name} is {text[:40]!r}, expected a decimal number")
+        value = float(text)
+        if not -_COORDINATE_LIMIT < value < _COORDINATE_LIMIT:
+            fail(f"{name} is {text[:40]}, expected less than {_COORDINATE_LIMIT:.0f} in size")
+        return value
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        parent = inside[-1]
+        if name != _ONLY_CHILD.get(parent, name):
+            fail(f"<{name}> in {parent or 'the file'}, expected {_ONLY_CHILD[parent]}")
+        inside.append(name)
+        if name == "Stroke":
+            sizes.append(0)
+        elif parent == "Stroke":
+            coordinates.append(coordinate(attributes, "x"))
+            coordinates.append(coordinate(attributes, "y"))
+            sizes[-1] += 1
+
+    def end(_: str) -> None:
+        inside.pop()
+
+    def text(data: str) -> None:
+        if not data.isspace() and inside[-1] in _ONLY_CHILD:
+            within = inside[-1]
+            fail(f"text in {within}: {data.strip()[:40]!r}, expected {_ONLY_CHILD[within]}")
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text
+    _feed(path, parser, _content(path), last=True)
+    if not coordinates:
+        raise StrokeFormatError(path, _place(parser), "no points: expected at least one Stroke")
+    xy = np.array(coordinates).reshape(-1, 2)
+    pen_up = np.zeros(len(xy), bool)
+    pen_up[np.cumsum([size for size in sizes if size]) - 1] = True
+    return xy, pen_up
+
+
+def _read_writers(home: pathlib.Path, forms: list[_Form], broken: _Broken) -> dict[str, str]:
+    """Who wrote each form: from `forms.txt` if there is one, else from the whole forms' headers."""
+    for listing in (home / "forms.txt", home / "data" / "forms.txt"):
+        if listing.is_file():
+            try:
+                return _read_forms_txt(listing)
+            except StrokeFormatError as error:
+                broken.add(error, lines=0)
+    writers: dict[str, str] = {}
+    for archive in ("", "original-xml-all", "original-xml-part"):
+        for form in forms:
+            letter = form.name.removeprefix(form.folder.name)
+            file = home / archive / "original" / form.folder / f"strokes{letter}.xml"
+            if form.name in writers or not file.is_file():
+                continue
+            try:
+                writer = _read_header(file)
+            except StrokeFormatError as error:
+                broken.add(error, lines=0)
+            else:
+                if writer:
+                    writers[form.name] = writer
+    return writers
+
+
+def _read_forms_txt(path: pathlib.Path) -> dict[str, str]:
+    """On every line that names a form, the number beside it is its writer."""
+    writers = {}
+    for line in _decoded(path).split("\n"):
+        words = re.split(r"[\s,;:]+", line.strip())
+        form = next(filter(_FORM_ID.fullmatch, words), None)
+        writer = next(filter(_WRITER_ID.fullmatch, words), None)
+        if form is not None and writer is not None:
+            writers[form] = writer
+    if not writers:
+        raise StrokeFormatError(path, "file", "no line names a form and its writer")
+    return writers
+
+
+def _read_header(path: pathlib.Path) -> str | None:
+    """The `writerID` that stands before the strokes of a whole form, if one does."""
+    parser = _parser(path)
+    elements: list[str] = []
+    writers: list[str] = []
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        elements.append(name)
+        if "writerID" in attributes and "StrokeSet" not in elements:
+            writers.append(attributes["writerID"].strip())
+
+    parser.StartElementHandler = start
+    try:
+        with path.open("rb") as file:
+            # The header is a few lines; the strokes after it are many.
+            while not writers and "StrokeSet" not in elements:
+                chunk = file.read(_CHUNK)
+                _feed(path, parser, chunk, last=not chunk)
+                if not chunk:
+                    break
+    except OSError as error:
+        raise StrokeFormatError(path, "file", f"cannot be read ({error.strerror})") from error
+    return writers[0] if writers else None
+
+
+def _parser(path: pathlib.Path) -> expat.XMLParserType:
+    """A parser that takes no document type: without one no entity can be defined or expanded."""
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+
+    def refuse(*_: object) -> NoReturn:
+        raise StrokeFormatError(path, _place(parser), "a document type definition, refused")
+
+    parser.StartDoctypeDeclHandler = refuse
+    return parser
+
+
+def _feed(path: pathlib.Path, parser: expat.XMLParserType, content: bytes, *, last: bool) -> None:
+    try:
+        parser.Parse(content, last)
+    except StrokeFormatError:
+        raise
+    # Besides its own error expat passes on what Python says of an encoding it does not know.
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        raise StrokeFormatError(path, _place(parser), f"not well-formed XML ({error})") from error
+
+
+def _place(parser: expat.XMLParserType) -> str:
+    return f"line {parser.CurrentLineNumber}, column {parser.CurrentColumnNumber + 1}"

@@ -1,0 +1,183 @@
+"""Reads and writes strokes in NumPy archives (`.npz`): the flat layout, and our own format.
+
+Both keep all points of all lines one after another. The *flat* layout, in which IAM-OnDB is often
+passed around, has the keys
+
+- `xy` `[N, 2]`: positions, y down;
+- `pen_up` `[N]`: 1 where the point ends a stroke, else 0;
+- `lengths` `[L]`: points of each line;
+- `ids`, `texts` `[L]`: the name and the words of each line.
+
+*Our own* format stores a `Corpus` as it is, so it comes back bit for bit: `offsets` `[N, 2]` in
+the place of `xy`, the `unit`, the `writers` where there are any, and a `format` name and
+`version` by which a later release knows what it has before it. Nothing is ever pickled, and every
+array is read whole, so that the archive's checksums are always verified.
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+import secrets
+import zipfile
+
+import numpy as np
+
+from mdnjax.strokes.corpus import Corpus
+from mdnjax.strokes.formats.errors import StrokeFormatError
+
+_FORMAT = "mdnjax-strokes"
+_VERSION = 1
+_MAGIC = b"PK\x03\x04"
+
+# What a key must hold: its kinds of dtype, in NumPy's letters and in words, and its shape, in
+# which N and L stand for any number, the same wherever they occur.
+_NUMBERS = ("iuf", "numbers")
+_FLAGS = ("biuf", "zeros and ones")
+_INTEGERS = ("iu", "integers")
+_REALS = ("f", "floating-point numbers")
+_STRINGS = ("U", "strings")
+
+_SHARED = {
+    "pen_up": (_FLAGS, ("N",)),
+    "lengths": (_INTEGERS, ("L",)),
+    "ids": (_STRINGS, ("L",)),
+    "texts": (_STRINGS, ("L",)),
+}
+_FLAT = {"xy": (_NUMBERS, ("N", 2)), **_SHARED}
+_HEADER = {"format": (_STRINGS, ()), "version": (_INTEGERS, ())}
+_OWN = {"offsets": (_REALS, ("N", 2)), **_SHARED, "unit": (_STRINGS, ())}
+_OWN_WRITERS = {**_OWN, "writers": (_STRINGS, ("L",))}
+
+
+def recognises(path: pathlib.Path) -> bool:
+    """Whether the file begins as a zip archive does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def read_npz(path: str | os.PathLike[str]) -> Corpus:
+    """Reads an archive in the flat layout or in our own format; its keys say which.
+
+    Args:
+        path: The archive.
+
+    Returns:
+        The corpus: of the flat layout with device units and no writers, of our own format exactly
+        as it was written.
+
+    Raises:
+        StrokeFormatError: The file is damaged or no such archive, lacks a key, or holds under one
+            something else than it should; the error names the key.
+        OSError: The file cannot be opened.
+    """
+    path = pathlib.Path(path)
+    arrays = _arrays(path, path.read_bytes())
+    if "format" in arrays:
+        header = _checked(path, arrays, _HEADER)
+        got, version = header["format"].item(), header["version"].item()
+        if got != _FORMAT:
+            raise StrokeFormatError(path, "format", f"got {got!r}, expected {_FORMAT!r}")
+        if version != _VERSION:
+            reason = f"got {version}, this release of mdnjax reads version {_VERSION}"
+            raise StrokeFormatError(path, "version", reason)
+        data = _checked(path, arrays, _OWN_WRITERS if "writers" in arrays else _OWN)
+        unit = data.pop("unit").item()
+        build, points = Corpus.from_offsets, data.pop("offsets")
+    else:
+        data = _checked(path, arrays, _FLAT)
+        build, points, unit = Corpus.from_positions, data.pop("xy"), "device"
+    try:
+        return build(points, **data, unit=unit)
+    except ValueError as error:
+        raise StrokeFormatError(path, "values", str(error)) from error
+
+
+def write_npz(path: str | os.PathLike[str], corpus: Corpus) -> None:
+    """Writes a corpus in our own format, compressed, so that `read_npz` gives it back exactly.
+
+    The file appears whole or not at all: it is written under another name beside its place and
+    then moved there. The same corpus gives the same bytes.
+
+    Args:
+        path: The file to write, taken as it is (no suffix is added); an older one is replaced.
+        corpus: What to write.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = pathlib.Path(path)
+    arrays = {
+        "format": np.array(_FORMAT),
+        "version": np.array(_VERSION),
+        "unit": np.array(corpus.unit),
+        "offsets": np.asarray(corpus.strokes.offsets),
+        "pen_up": np.asarray(corpus.strokes.pen_up).astype(np.uint8),
+        "lengths": corpus.lengths,
+        "ids": corpus.ids,
+        "texts": corpus.texts,
+    }
+    if corpus.writers is not None:
+        arrays["writers"] = corpus.writers
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def _arrays(path: pathlib.Path, content: bytes) -> dict[str, np.ndarray]:
+    """Every array of the archive by its key."""
+    arrays = {}
+    place = "archive"
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                key = place = name.removesuffix(".npy")
+                # `np.load` stops where the array ends, which may be before the checksum.
+                member = io.BytesIO(archive.read(name))
+                arrays[key] = np.lib.format.read_array(member, allow_pickle=False)
+                if arrays[key].dtype.kind == "U":
+                    arrays[key].tolist()  # raises where a code point is beyond Unicode
+    # On damaged bytes zipfile, its decompressors and NumPy raise some ten unrelated kinds.
+    except Exception as error:
+        reason = f"not an archive of plain arrays, or damaged ({type(error).__name__}: {error})"
+        raise StrokeFormatError(path, place, reason) from error
+    return arrays
+
+
+def _checked(
+    path: pathlib.Path,
+    arrays: dict[str, np.ndarray],
+    layout: dict[str, tuple[tuple[str, str], tuple[str | int, ...]]],
+) -> dict[str, np.ndarray]:
+    """The keys of a layout, in the machine's own byte order; anything else is left out."""
+    sizes: dict[str | int, int] = {}
+    data = {}
+    for key, ((kinds, words), shape) in layout.items():
+        if key not in arrays:
+            reason = f"no such key; got {sorted(arrays)}, expected {list(layout)}"
+            raise StrokeFormatError(path, key, reason)
+        array = arrays[key]
+        fits = array.dtype.kind in kinds and array.ndim == len(shape)
+        for axis, size in zip(shape, array.shape, strict=False):
+            fits = fits and size == (
+                axis if isinstance(axis, int) else sizes.setdefault(axis, size)
+            )
+        if not fits:
+            known = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
+            expected = f"{words} of shape ({', '.join(map(str, shape))})" + (
+                f" with {known}" if known else ""
+            )
+            reason = f"got {array.dtype} of shape {array.shape}, expected {expected}"
+            raise StrokeFormatError(path, key, reason)
+        data[key] = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return data
