@@ -1,1 +1,53 @@
 """Training: state, step, fit, checkpoints; knows no network by name."""
+
+from mdnjax.training._metrics import read_metrics as read_metrics
+from mdnjax.training.checkpoints import CheckpointError as CheckpointError
+from mdnjax.training.checkpoints import Model as Model
+from mdnjax.training.checkpoints import find_checkpoint as find_checkpoint
+from mdnjax.training.checkpoints import load_model as load_model
+from mdnjax.training.checkpoints import read_config as read_config
+from mdnjax.training.checkpoints import restore_checkpoint as restore_checkpoint
+from mdnjax.training.checkpoints import save_checkpoint as save_checkpoint
+from mdnjax.training.config import ConfigError as ConfigError
+from mdnjax.training.config import build as build
+from mdnjax.training.config import describe as describe
+from mdnjax.training.fit import FitResult as FitResult
+from mdnjax.training.fit import fit as fit
+from mdnjax.training.schedule import Schedule as Schedule
+from mdnjax.training.schedule import adam as adam
+from mdnjax.training.state import TrainState as TrainState
+from mdnjax.training.state import init_state as init_state
+from mdnjax.training.step import Loss as Loss
+from mdnjax.training.step import NonFiniteError as NonFiniteError
+from mdnjax.training.step import Step as Step
+from mdnjax.training.step import StepMetrics as StepMetrics
+from mdnjax.training.step import checked_names as checked_names
+from mdnjax.training.step import make_step as make_step
+from mdnjax.training.validation import make_validation as make_validation
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "FitResult",
+    "Loss",
+    "Model",
+    "NonFiniteError",
+    "Schedule",
+    "Step",
+    "StepMetrics",
+    "TrainState",
+    "adam",
+    "build",
+    "checked_names",
+    "describe",
+    "find_checkpoint",
+    "fit",
+    "init_state",
+    "load_model",
+    "make_step",
+    "make_validation",
+    "read_config",
+    "read_metrics",
+    "restore_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,187 @@
+"""What a run reports: windows of steps, JSON lines, and a line or bar on the terminal."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from typing import Any, Literal
+
+from mdnjax.training._extras import require_extra
+
+Progress = Literal["auto", "bar", "lines", "off"]
+
+
+@dataclasses.dataclass
+class Window:
+    """Sums over the steps since the last line; JSON-able, so that a resumed run continues it.
+
+    Attributes:
+        nats: Sum of weight times nats.
+        weight: Sum of weights.
+        grad_norm: Largest gradient norm.
+        learning_rate: That of the latest step.
+        seconds: Time spent in these steps.
+    """
+
+    nats: float = 0.0
+    weight: float = 0.0
+    grad_norm: float = 0.0
+    learning_rate: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, nats: float, weight: float, grad_norm: float, learning_rate: float) -> None:
+        """Adds one step."""
+        self.nats += weight * nats
+        self.weight += weight
+        self.grad_norm = max(self.grad_norm, grad_norm)
+        self.learning_rate = learning_rate
+
+    def line(self) -> dict[str, float | None]:
+        """Returns the window's part of a line of metrics."""
+        return {
+            "nats": self.nats / self.weight if self.weight else None,
+            "grad_norm": self.grad_norm,
+            "lr": self.learning_rate,
+            "points_per_second": self.weight / self.seconds if self.seconds > 0 else None,
+        }
+
+
+class MetricsFile:
+    """Metrics as JSON lines, each flushed as it is written.
+
+    Args:
+        path: The file; None writes nothing.
+        step: Lines of later steps, and a torn last line, are dropped first: those a run wrote
+            after the checkpoint it resumes from. 0 empties the file.
+    """
+
+    def __init__(self, path: pathlib.Path | None, *, step: int = 0):
+        self._file = None
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        # A new file in place of the old one: a kill in between leaves one of the two, whole.
+        new = path.with_name(f".{path.name}.new")
+        new.write_text("".join(_json_line(line) for line in kept), encoding="utf-8")
+        new.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends one object and flushes it; numbers that are not finite become null."""
+        if self._file is not None:
+            self._file.write(_json_line(line))
+            self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the lines of a `metrics.jsonl`; a torn last line is left out.
+
+    Args:
+        path: The file; where it is not there, there are no lines.
+
+    Returns:
+        One dict a line: step (steps done), seconds (of training so far), points (weights seen),
+        nats (mean since the line before), grad_norm (largest since), lr, points_per_second, and
+        valid (validation nats, null where none was done).
+
+    Raises:
+        ValueError: A line other than the last is not JSON.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    lines = []
+    *whole, torn = path.read_text(encoding="utf-8").split("\n")
+    del torn  # empty, unless the process died while it wrote
+    for number, text in enumerate(whole, 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            raise ValueError(
+                f"read_metrics: {path}, line {number} must be JSON: {error}"
+            ) from error
+    return lines
+
+
+def _json_line(line: dict[str, Any]) -> str:
+    def finite(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps({key: finite(value) for key, value in line.items()}, allow_nan=False) + "\n"
+
+
+class Display:
+    """A progress bar on a terminal, or a line at each validation elsewhere; on stderr.
+
+    Args:
+        kind: `"auto"` is a bar on a terminal and lines elsewhere.
+        start: Steps done before.
+        budget: Steps of the whole run.
+    """
+
+    def __init__(self, kind: Progress, *, start: int, budget: int):
+        if kind == "auto":
+            kind = "bar" if sys.stderr.isatty() else "lines"
+        self._lines = kind == "lines"
+        self._bar: Any = None
+        if kind == "bar":
+            self._bar = require_extra("tqdm").tqdm(
+                total=budget, initial=start, unit="step", file=sys.stderr, dynamic_ncols=True
+            )
+        self._budget = budget
+        self._nats = self._mass = 0.0
+        self._points = 0.0
+        self._since = time.monotonic()
+        self._valid: float | None = None
+
+    def step(self, nats: float, weight: float) -> None:
+        """Shows one more step; the nats shown are smoothed over the last hundred or so."""
+        if self._bar is None:
+            return
+        self._nats = 0.98 * self._nats + 0.02 * nats
+        self._mass = 0.98 * self._mass + 0.02
+        self._points += weight
+        now = time.monotonic()
+        if now - self._since > 0.5:
+            rate = self._points / (now - self._since)
+            shown = f"{self._nats / self._mass:.3f} nats, {rate:,.0f} points/s"
+            if self._valid is not None:
+                shown += f", valid {self._valid:.3f}"
+            self._bar.set_postfix_str(shown, refresh=False)
+            self._points, self._since = 0.0, now
+        self._bar.update()
+
+    def check(self, line: dict[str, Any]) -> None:
+        """Shows a line of metrics at a validation."""
+        self._valid = line["valid"]
+        if not self._lines:
+            return
+        parts = [f"step {line['step']}/{self._budget}"]
+        if line["nats"] is not None:
+            parts.append(f"{line['nats']:.4f} nats")
+        if line["valid"] is not None:
+            parts.append(f"valid {line['valid']:.4f}")
+        if line["points_per_second"] is not None:
+            parts.append(f"{line['points_per_second']:,.0f} points/s")
+        print(", ".join([*parts, f"{line['seconds']:.0f} s"]), file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Shows a sentence."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif self._lines:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()

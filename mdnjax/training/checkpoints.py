@@ -1,0 +1,338 @@
+"""Checkpoints that are whole or not there, and carry all it takes to rebuild the model.
+
+A checkpoint is a folder, complete from the moment it has its name:
+
+    config.json      format and package versions, seed, progress, architecture, head, normaliser
+    model/           Orbax: params, the network's state, and the average where there is one
+    training/        Orbax: the optimiser's state, step and budget
+
+A run keeps `last/<step>` and `best/<step>`. `load_model` reads `model/` only.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mdnjax._types import Array
+from mdnjax.training._extras import require_extra
+from mdnjax.training.config import ConfigError, build, resolve
+from mdnjax.training.state import TrainState
+from mdnjax.training.step import leaf_names
+
+FORMAT_VERSION = 1
+_PACKAGES = ("mdnjax", "jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint")
+# The seam that turns a module of `nets` into functions. It is found by its public path when a
+# model is loaded, so that this room stands without the other.
+_SEAM = ("mdnjax.nets", "functional")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is missing, broken, or of an unknown format; the message says which."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model, rebuilt from its checkpoint.
+
+    Attributes:
+        apply: `apply(params, state, *inputs, key=None, train=False) -> (output, state)`.
+        params: The parameters, the run's average where it kept one.
+        state: The network's other variables.
+        head: The head described in the configuration, or None.
+        normalizer: The normaliser described in the configuration, or None.
+        config: All of `config.json`.
+        module: The rebuilt module, for `nets.functional(module, method=...)`.
+    """
+
+    apply: Callable[..., tuple[Any, Any]]
+    params: Any
+    state: Any
+    head: Any
+    normalizer: Any
+    config: Mapping[str, Any]
+    module: Any
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    state: TrainState,
+    config: Mapping[str, Any],
+) -> pathlib.Path:
+    """Writes a checkpoint folder, atomically.
+
+    All is written beside `path` under a hidden name and flushed to disk, then renamed: a process
+    killed at any moment leaves a whole checkpoint or none.
+
+    Args:
+        path: The folder to make; it must not exist yet.
+        state: The whole training state.
+        config: JSON values kept in `config.json`; the format and package versions are added.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: `path` exists already.
+        ImportError: Orbax is not installed.
+    """
+    path = pathlib.Path(path).absolute()
+    if path.exists():
+        raise CheckpointError(f"save_checkpoint: {path} exists already; checkpoints never change.")
+    document = json.dumps(
+        {"format_version": FORMAT_VERSION, "versions": package_versions(), **config},
+        indent=2,
+        allow_nan=False,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        for item, tree in _items(state).items():
+            _write_arrays(unfinished / item, tree)
+        with (unfinished / "config.json").open("w", encoding="utf-8") as file:
+            file.write(document + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def restore_checkpoint(
+    path: str | os.PathLike[str], like: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+    """Reads a whole training state back.
+
+    Args:
+        path: A checkpoint, or a run's folder: then its newest `last` checkpoint.
+        like: A state of the same structure, shapes, dtypes and sharding (that of a fresh run).
+
+    Returns:
+        The state, in new buffers, and the configuration.
+
+    Raises:
+        CheckpointError: There is none, its format is unknown, it is broken, or it is of another
+            network or optimiser.
+        ImportError: Orbax is not installed.
+    """
+    folder = find_checkpoint(path, prefer="last")
+    config = read_config(folder)
+    items = {name: _read_arrays(folder / name, tree) for name, tree in _items(like).items()}
+    model, training = items["model"], items["training"]
+    state = dataclasses.replace(like, **model, **training)
+    return state, config
+
+
+def find_checkpoint(path: str | os.PathLike[str], *, prefer: str = "best") -> pathlib.Path:
+    """Finds the checkpoint a path means.
+
+    Args:
+        path: A checkpoint; a folder of checkpoints, whose newest is taken; or a run's folder, of
+            which `best` or `last` is taken.
+        prefer: `"best"` or `"last"`; the other is taken where a run has not got it.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CheckpointError: There is no complete checkpoint.
+    """
+    path = pathlib.Path(path).absolute()
+    if (path / "config.json").is_file():
+        return path
+    kinds = ("best", "last") if prefer == "best" else ("last", "best")
+    for folder in (path, *(path / kind for kind in kinds)):
+        if found := list_checkpoints(folder):
+            return found[-1]
+    raise CheckpointError(
+        f"{path}: expected a checkpoint (a folder with config.json), or a run with best/ or last/; "
+        f"got {'a folder without' if path.is_dir() else 'nothing there'}."
+    )
+
+
+def list_checkpoints(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Lists the complete checkpoints in a folder, oldest step first; none if it is not there."""
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.name.isdecimal() and (p / "config.json").is_file()]
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a checkpoint's `config.json`.
+
+    Raises:
+        CheckpointError: It is missing, is not JSON, or has a format version other than this
+            library's.
+    """
+    file = pathlib.Path(path) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{file}: expected a checkpoint's config.json; it is not there."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: expected JSON; got: {error}.") from error
+    got = config.get("format_version") if isinstance(config, dict) else None
+    if got != FORMAT_VERSION:
+        written = config.get("versions", {}).get("mdnjax") if isinstance(config, dict) else None
+        raise CheckpointError(
+            f"{file}: got format version {got!r} (written by mdnjax {written}), "
+            f"expected {FORMAT_VERSION}, the one this mdnjax reads."
+        )
+    return config
+
+
+def load_model(path: str | os.PathLike[str], *, method: str = "__call__") -> Model:
+    """Rebuilds a trained model from its checkpoint, with nothing but the path.
+
+    The configuration must hold `"architecture"`, made with `describe(Class, **options)`; the
+    class is called with a random key for its initial values, which the checkpoint's then replace.
+    `"head"` and `"normalizer"` are built where they are there.
+
+    Args:
+        path: A checkpoint, or a run's folder: then its best checkpoint, or its last where there
+            is no best.
+        method: The method of the network that `apply` calls.
+
+    Returns:
+        The model, ready to apply.
+
+    Raises:
+        CheckpointError: There is no checkpoint, its format is unknown, it is broken, it has no
+            architecture, or arrays and architecture do not fit.
+        ImportError: Orbax is not installed.
+    """
+    folder = find_checkpoint(path)
+    config = read_config(folder)
+    if not isinstance(config.get("architecture"), dict):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: expected an architecture, described with "
+            "training.describe(Class, **options) and given to fit as config; got "
+            f"{config.get('architecture')!r}."
+        )
+    try:
+        module = _build_module(config["architecture"])
+        head = build(config.get("head"))
+        normalizer = build(config.get("normalizer"))
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    room, seam = _SEAM
+    functional = getattr(importlib.import_module(room), seam)(module, method=method)
+    expected = {"params": functional.params, "state": functional.state}
+    if config.get("average") is not None:
+        expected["average"] = functional.params
+    arrays = _read_arrays(folder / "model", expected)
+    return Model(
+        apply=functional.apply,
+        params=arrays.get("average", arrays["params"]),
+        state=arrays["state"],
+        head=head,
+        normalizer=normalizer,
+        config=config,
+        module=module,
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the versions of this package and those it computes with, where installed."""
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _build_module(architecture: dict[str, Any]) -> Any:
+    """Calls the class with its options and a source of initial values, which are replaced."""
+    cls = resolve(architecture.get("class", ""))
+    parameters = inspect.signature(cls).parameters
+    if "rngs" in parameters:
+        from flax import nnx
+
+        return build(architecture, rngs=nnx.Rngs(0))
+    if "key" in parameters:
+        return build(architecture, key=jax.random.key(0))
+    return build(architecture)
+
+
+def _items(state: TrainState) -> dict[str, dict[str, Any]]:
+    model = {"params": state.params, "state": state.state}
+    if state.average is not None:
+        model["average"] = state.average
+    training = {"opt_state": state.opt_state, "step": state.step, "budget": state.budget}
+    return {"model": model, "training": training}
+
+
+def _write_arrays(folder: pathlib.Path, tree: Any) -> None:
+    """Writes the leaves of a tree, named by path: no structure but names is relied on."""
+    ocp = require_extra("orbax.checkpoint")
+    leaves = dict(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))
+    # Orbax has no arrays of size zero; their shape is known to whoever reads.
+    leaves = {name: leaf for name, leaf in leaves.items() if leaf.size}
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder, args=ocp.args.StandardSave(leaves))
+
+
+def _read_arrays(folder: pathlib.Path, like: Any) -> Any:
+    """Reads the leaves of a tree back, onto the devices and shapes of `like`."""
+    ocp = require_extra("orbax.checkpoint")
+    names = leaf_names(like)
+    leaves, structure = jax.tree.flatten(like)
+    abstract = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf))
+        for name, leaf in zip(names, leaves, strict=True)
+        if leaf.size
+    }
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            read = checkpointer.restore(folder, args=ocp.args.StandardRestore(abstract))
+    # Orbax and TensorStore raise a dozen kinds for broken files; each means the same here.
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: expected {len(abstract)} arrays as the network and optimiser have them; "
+            f"got: {type(error).__name__}: {error}"
+        ) from error
+    for name, want in abstract.items():
+        if read[name].shape != want.shape or read[name].dtype != want.dtype:
+            raise CheckpointError(
+                f"{folder}: {name}: got {read[name].dtype}{list(read[name].shape)}, "
+                f"expected {want.dtype}{list(want.shape)}."
+            )
+    filled = [
+        read[name] if name in read else jnp.zeros(leaf.shape, leaf.dtype)
+        for name, leaf in zip(names, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, filled)
+
+
+def _sharding(leaf: Array) -> Any:
+    return jnp.asarray(leaf).sharding
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Flushes a folder's entries, so that a rename survives a power cut; POSIX only."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,499 @@
+"""The training loop: batches, validation, checkpoints, metrics, and an end in time."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+
+from mdnjax._checks import require
+from mdnjax._types import Array
+from mdnjax.training._metrics import Display, MetricsFile, Progress, Window
+from mdnjax.training.budget import measure_budget
+from mdnjax.training.checkpoints import (
+    CheckpointError,
+    find_checkpoint,
+    list_checkpoints,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from mdnjax.training.config import describe
+from mdnjax.training.schedule import Schedule
+from mdnjax.training.state import TrainState, copy_tree, init_state
+from mdnjax.training.step import (
+    Loss,
+    NonFiniteError,
+    StepMetrics,
+    checked_names,
+    leaf_names,
+    make_step,
+)
+
+Stopped = Literal["budget", "plateau", "time", "interrupted"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitResult:
+    """What training came to.
+
+    Attributes:
+        params: The parameters to use: those of the best validation, or the last where there is no
+            validation; averaged where an average was kept.
+        state: The network's other variables that belong to them.
+        step: The step they are of.
+        valid: Their validation nats per point, or None.
+        last: The whole training state at the end.
+        stopped: Why it ended: `"budget"`, `"plateau"`, `"time"` (minutes were up before the
+            budget they had been converted to) or `"interrupted"` (Ctrl-C).
+        points: Weights seen.
+        seconds: Time spent training, validation included.
+    """
+
+    params: Any
+    state: Any
+    step: int
+    valid: float | None
+    last: TrainState
+    stopped: Stopped
+    points: float
+    seconds: float
+
+
+def fit(
+    loss: Loss,
+    params: Any,
+    state: Any,
+    batches: Callable[[int], Any],
+    *,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[Array, Array], Array] | None = None,
+    average: float | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    minutes: float | None = None,
+    started: float | None = None,
+    reserve: float = 0.0,
+    validate: Callable[[Any, Any], float] | None = None,
+    validations: int = 20,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    out: str | os.PathLike[str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    log_every: int = 10,
+    progress: Progress = "auto",
+) -> FitResult:
+    """Trains parameters on batches until the budget, a plateau, the clock or Ctrl-C ends it.
+
+    Step n sees the batch `batches(n)` and the key `fold_in(key(seed), n)` and nothing else that
+    is random, so a resumed run equals an uninterrupted one bit for bit.
+
+    Args:
+        loss: `loss(params, state, batch, key) -> (nats [B], weight [B], state)`.
+        params: Initial parameters, a pytree; copied, never donated.
+        state: The network's other variables, `{}` where there are none; copied.
+        batches: `batches(n)`, the batch of step n, a pytree of host arrays: a pure function.
+        optimizer: An Optax transformation, at learning rate 1 where there is a schedule (`adam`).
+        schedule: `schedule(step, budget) -> learning rate`, such as a `Schedule`.
+        average: Decay of a moving average of the parameters, which then is what is validated and
+            kept; None keeps none.
+        seed: The run's seed.
+        steps: The budget in steps; or
+        minutes: the budget in minutes, compilation included, converted once to steps after a
+            warm-up that leaves the run untouched. Give one of the two.
+        started: `time.monotonic()` from which the minutes count; by default now.
+        reserve: Seconds of the minutes to leave for what comes after training.
+        validate: `validate(params, state) -> nats per point`, such as `make_validation` returns.
+        validations: How often over the budget to validate and to write checkpoints.
+        patience: Stop after so many validations in a row without improvement; None never does.
+        min_delta: What counts as improvement, in nats.
+        out: Folder for `metrics.jsonl`, `last/` and `best/`; None writes nothing.
+        config: JSON values for each checkpoint's `config.json`. `load_model` uses `architecture`,
+            `head` and `normalizer`, made with `describe`; units belong here too.
+        resume: Continue the run in `out` (with its budget); start where there is none.
+        overwrite: Delete the run in `out`, if any, and start anew.
+        log_every: Steps between lines of metrics.
+        progress: `"bar"`, `"lines"` (one a validation), `"off"`; `"auto"` is a bar on a terminal
+            and lines elsewhere.
+
+    Returns:
+        The result; on a plateau, on time and on Ctrl-C too (a second Ctrl-C raises).
+
+    Raises:
+        NonFiniteError: A loss, gradient or updated value is not finite: names step, batch and
+            leaves; the last good state is saved and on the error.
+        CheckpointError: `out` holds a run and neither `resume` nor `overwrite` is given, or the
+            run to resume does not fit the arguments.
+        ValueError: An argument is out of range.
+        ImportError: `out` is given and Orbax is not installed, or a bar is wanted without tqdm.
+
+    >>> import jax.numpy as jnp
+    >>> from mdnjax import training
+    >>> def loss(params, state, batch, key):
+    ...     return (batch - params["mean"]) ** 2, jnp.ones_like(batch), state
+    >>> result = training.fit(
+    ...     loss,
+    ...     {"mean": jnp.zeros(())},
+    ...     {},
+    ...     lambda n: np.float32([1.0, 3.0]),
+    ...     optimizer=training.adam(),
+    ...     schedule=training.Schedule(peak=0.1),
+    ...     steps=200,
+    ...     progress="off",
+    ... )
+    >>> print(round(float(result.params["mean"]), 3), result.stopped)
+    2.0 budget
+    """
+    began = time.monotonic()
+    require(
+        (steps is None) != (minutes is None),
+        "fit",
+        "steps and minutes",
+        f"{steps} and {minutes}",
+        "given one of the two",
+    )
+    for name, value in (("steps", steps), ("minutes", minutes), ("patience", patience)):
+        require(value is None or value > 0, "fit", name, value, "positive")
+    for name, value in (("validations", validations), ("log_every", log_every)):
+        require(value >= 1, "fit", name, value, "at least 1")
+    require(not (resume and overwrite), "fit", "resume and overwrite", "both", "at most one true")
+    require(out is not None or not resume, "fit", "out", out, "a folder where resume is true")
+    needs_validate = validate is not None or patience is None
+    require(needs_validate, "fit", "patience", patience, "None where there is no validate")
+
+    folder = None if out is None else pathlib.Path(out)
+    key = jax.random.key(seed)
+    step = make_step(loss, optimizer, schedule=schedule, average=average)
+    header = _header(config, seed, average, schedule)
+    train = init_state(params, state, optimizer, budget=steps or 1, average=average is not None)
+    done = _Progress()
+    deadline = None
+    if resume and folder is not None and list_checkpoints(folder / "last"):
+        train, done = _resumed(folder, train, header, steps)
+    else:
+        _clear(folder, overwrite=overwrite)
+        if minutes is not None:
+            deadline = (began if started is None else started) + 60.0 * minutes - reserve
+            measured = measure_budget(
+                step,
+                train,
+                batches,
+                key,
+                deadline=deadline,
+                validate=validate,
+                validations=validations,
+                out=folder,
+            )
+            train = dataclasses.replace(train, budget=jax.numpy.int32(measured.steps))
+            deadline -= measured.check_seconds
+    return _Run(
+        step=step,
+        batches=batches,
+        key=key,
+        train=train,
+        done=done,
+        validate=validate,
+        validations=validations,
+        patience=patience,
+        min_delta=min_delta,
+        folder=folder,
+        header=header,
+        log_every=log_every,
+        deadline=deadline,
+    ).loop(progress)
+
+
+@dataclasses.dataclass
+class _Progress:
+    """Where a run stands, as its checkpoints keep it; all of it is JSON."""
+
+    step: int = 0
+    points: float = 0.0
+    seconds: float = 0.0
+    stale: int = 0
+    best_step: int | None = None
+    best_valid: float | None = None
+    window: Window = dataclasses.field(default_factory=Window)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "_Progress":
+        return cls(**{**values, "window": Window(**values["window"])})
+
+
+@dataclasses.dataclass
+class _Run:
+    """One call of `fit`: its settings, and what changes as it goes."""
+
+    step: Any
+    batches: Callable[[int], Any]
+    key: Any
+    train: TrainState
+    done: _Progress
+    validate: Callable[[Any, Any], float] | None
+    validations: int
+    patience: int | None
+    min_delta: float
+    folder: pathlib.Path | None
+    header: dict[str, Any]
+    log_every: int
+    deadline: float | None
+
+    def __post_init__(self) -> None:
+        self.budget = int(self.train.budget)
+        self.check_every = math.ceil(self.budget / self.validations)
+        self.best: tuple[Any, Any] | None = None
+        self.mark = 0.0
+
+    def loop(self, progress: Progress) -> FitResult:
+        """Runs to the end of the budget, or to what ends it before."""
+        stopped: Stopped = "budget"
+        with contextlib.ExitStack() as stack:
+            self.display = Display(progress, start=self.done.step, budget=self.budget)
+            stack.callback(self.display.close)
+            path = None if self.folder is None else self.folder / "metrics.jsonl"
+            self.file = MetricsFile(path, step=self.done.step)
+            stack.callback(self.file.close)
+            interrupted = stack.enter_context(_deferred_interrupt())
+            self.mark = time.monotonic()
+            pending: StepMetrics | None = None
+            for n in range(self.done.step, self.budget):
+                if self._plateau():
+                    stopped = "plateau"
+                elif interrupted.is_set():
+                    stopped = "interrupted"
+                elif self.deadline is not None and time.monotonic() > self.deadline and n > 0:
+                    stopped = "time"
+                if stopped != "budget":
+                    break
+                batch = self.batches(n)
+                self.train, metrics = self.step(self.train, batch, self.key, np.int32(n))
+                # Only now is the step before waited for: the device always has work.
+                if pending is not None:
+                    self._absorb(pending)
+                pending = metrics
+                if self._checks_after(n + 1):
+                    self._absorb(metrics)
+                    pending = None
+                    self._check()
+            if pending is not None:
+                self._absorb(pending)
+                if stopped == "time":
+                    self._check()
+                else:
+                    self._save("last")
+        return self._result(stopped)
+
+    def _checks_after(self, step: int) -> bool:
+        return step % self.check_every == 0 or step == self.budget
+
+    def _absorb(self, metrics: StepMetrics) -> None:
+        """Takes in what a step reported, and stops the run where the step was not good."""
+        finite = np.asarray(metrics.finite)
+        if not finite.all():
+            self._fail(finite, float(metrics.nats))
+        nats, weight = float(metrics.nats), float(metrics.weight)
+        now = time.monotonic()
+        self.done.step += 1
+        self.done.points += weight
+        self.done.seconds += now - self.mark
+        window = self.done.window
+        window.seconds += now - self.mark
+        window.add(nats, weight, float(metrics.grad_norm), float(metrics.learning_rate))
+        self.mark = now
+        self.display.step(nats, weight)
+        step = self.done.step
+        if step % self.log_every == 0 and not self._checks_after(step):
+            self._write(None)
+
+    def _write(self, valid: float | None) -> dict[str, Any]:
+        line = {
+            "step": self.done.step,
+            "seconds": self.done.seconds,
+            "points": self.done.points,
+            **self.done.window.line(),
+            "valid": valid,
+        }
+        self.file.write(line)
+        self.done.window = Window()
+        return line
+
+    def _check(self) -> None:
+        """Validates, writes a line of metrics, and saves."""
+        valid = None
+        improved = False
+        if self.validate is not None:
+            valid = float(self.validate(self.train.evaluated, self.train.state))
+            best = self.done.best_valid
+            # A value that is not finite is no improvement on anything.
+            improved = math.isfinite(valid) and (best is None or valid < best - self.min_delta)
+            self.done.stale = 0 if improved else self.done.stale + 1
+            if improved:
+                self.done.best_step, self.done.best_valid = self.done.step, valid
+                self.best = copy_tree((self.train.evaluated, self.train.state))
+        self.done.seconds += time.monotonic() - self.mark
+        self.display.check(self._write(valid))
+        # The best first: a kill between the two leaves a best that the resumed run finds again.
+        if improved:
+            self._save("best")
+        self._save("last")
+        self.mark = time.monotonic()
+
+    def _save(self, kind: str) -> None:
+        """Writes a checkpoint and, once it stands, removes those of its kind before it."""
+        if self.folder is None:
+            return
+        folder = self.folder / kind
+        path = folder / f"{self.done.step:08d}"
+        if not path.exists():
+            progress = dataclasses.asdict(self.done)
+            save_checkpoint(path, self.train, {**self.header, "progress": progress})
+        if kind == "last":
+            _keep(folder, self.done.step)
+            _keep(self.folder / "best", self.done.best_step)
+
+    def _fail(self, finite: np.ndarray, nats: float) -> None:
+        """Saves the last good state and raises, naming step, batch and leaves."""
+        n = self.done.step
+        self._save("last")
+        leaves = tuple(
+            name for name, ok in zip(checked_names(self.train), finite, strict=True) if not ok
+        )
+        shown = ", ".join(leaves[:8]) + (f" and {len(leaves) - 8} more" if len(leaves) > 8 else "")
+        batch = self.batches(n)
+        bad = [
+            name or "the batch itself"
+            for name, leaf in zip(leaf_names(batch), jax.tree.leaves(batch), strict=True)
+            if np.issubdtype(np.asarray(leaf).dtype, np.floating) and not np.isfinite(leaf).all()
+        ]
+        cause = f"not finite in it: {', '.join(bad)}" if bad else "its values are finite"
+        saved = "" if self.folder is None else f" The state before it is in {self.folder / 'last'}."
+        raise NonFiniteError(
+            f"fit: step {n} (batch {n}; {cause}) is not finite: {shown}; loss {nats}.{saved}",
+            step=n,
+            leaves=leaves,
+            nats=nats,
+            state=self.train,
+        )
+
+    def _plateau(self) -> bool:
+        return self.patience is not None and self.done.stale >= self.patience
+
+    def _result(self, stopped: Stopped) -> FitResult:
+        done, train = self.done, self.train
+        best = self.best
+        if best is None and done.best_step is not None and self.folder is not None:
+            path = self.folder / "best" / f"{done.best_step:08d}"
+            saved, _ = restore_checkpoint(path, train)
+            best = (saved.evaluated, saved.state)
+        params, state = (train.evaluated, train.state) if best is None else best
+        return FitResult(
+            params=params,
+            state=state,
+            step=done.step if best is None or done.best_step is None else done.best_step,
+            valid=done.best_valid,
+            last=train,
+            stopped=stopped,
+            points=done.points,
+            seconds=done.seconds,
+        )
+
+
+def _header(
+    config: Mapping[str, Any] | None, seed: int, average: float | None, schedule: Any
+) -> dict[str, Any]:
+    """What is the same in every checkpoint of a run, checked to be JSON before any training."""
+    own = {"seed": seed, "average": average}
+    if isinstance(schedule, Schedule):
+        own["schedule"] = describe(schedule)
+    given = dict(config or {})
+    taken = {*own, "format_version", "versions", "progress"} & given.keys()
+    require(not taken, "fit", "config", sorted(taken), "without the keys fit writes itself")
+    try:
+        # As it will be read again: tuples become lists.
+        return json.loads(json.dumps({**own, **given}, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"fit: config must be JSON (see training.describe): {error}") from error
+
+
+def _resumed(
+    folder: pathlib.Path, like: TrainState, header: dict[str, Any], steps: int | None
+) -> tuple[TrainState, _Progress]:
+    """Reads the newest checkpoint of a run and forgets what the run did after it."""
+    path = find_checkpoint(folder, prefer="last")
+    train, config = restore_checkpoint(path, like)
+    for name, value in header.items():
+        if config.get(name) != value:
+            raise CheckpointError(
+                f"{path}: {name}: got {config.get(name)!r}, expected {value!r}, as fit was given; "
+                "a resumed run must have the same."
+            )
+    budget = int(train.budget)
+    if steps is not None and steps != budget:
+        raise CheckpointError(
+            f"{path}: got a budget of {budget} steps, expected {steps}, as fit was given; "
+            "a resumed run keeps its budget."
+        )
+    done = _Progress.from_json(config["progress"])
+    for kind in ("best", "last"):
+        for later in list_checkpoints(folder / kind):
+            if int(later.name) > done.step:
+                shutil.rmtree(later)
+    return train, done
+
+
+def _clear(folder: pathlib.Path | None, *, overwrite: bool) -> None:
+    """Makes sure that a new run does not mix with an old one."""
+    if folder is None:
+        return
+    old = [folder / name for name in ("metrics.jsonl", "best", "last") if (folder / name).exists()]
+    if overwrite:
+        for path in old:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif any(list_checkpoints(path) for path in old):
+        raise CheckpointError(
+            f"fit: {folder} holds a run; expected an empty folder, resume=True or overwrite=True."
+        )
+
+
+def _keep(folder: pathlib.Path, step: int | None) -> None:
+    """Removes the checkpoints in a folder other than one, and what a killed process left."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        finished = path.name.isdecimal()
+        if (finished and int(path.name) != step) or ".unfinished-" in path.name:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _deferred_interrupt():
+    """Turns the first Ctrl-C into a flag, so that it cannot fall between a step and its state."""
+    flag = threading.Event()
+    previous = signal.getsignal(signal.SIGINT)
+    # Signals reach the main thread only, and an ignored or foreign handler is left in place.
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield flag
+        return
+
+    def handle(signum: int, frame: Any) -> None:
+        if flag.is_set():
+            previous(signum, frame)
+        flag.set()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)

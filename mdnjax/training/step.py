@@ -1,0 +1,228 @@
+"""One compiled step of gradient descent that never leaves a state worse than it found it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mdnjax._checks import require
+from mdnjax._types import Array, Key
+from mdnjax.training.state import TrainState
+
+# What training minimises: `loss(params, state, batch, key) -> (nats [B], weight [B], state)`, one
+# number an example, never averaged; nats are per unit of weight, and padding has weight 0.
+Loss: TypeAlias = Callable[[Any, Any, Any, Key], tuple[Array, Array, Any]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepMetrics:
+    """What a step reports, on the device until it is read.
+
+    Attributes:
+        nats: `[]`, sum(weight * nats) / sum(weight) before the update.
+        weight: `[]`, sum(weight): the points of the batch.
+        grad_norm: `[]`, global norm of the gradient before clipping.
+        learning_rate: `[]`, the schedule's value; 1 without a schedule.
+        finite: `[F]` bool, one flag for each name of `checked_names`.
+        applied: `[]` bool, whether the state was advanced.
+    """
+
+    nats: Any
+    weight: Any
+    grad_norm: Any
+    learning_rate: Any
+    finite: Any
+    applied: Any
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss, a gradient or an updated value that is not finite; training stopped before it.
+
+    Attributes:
+        step: The step (and batch) that failed, counted from 0.
+        leaves: What was not finite, as named by `checked_names`.
+        nats: The loss of that step.
+        state: The last good state, that before the step.
+    """
+
+    def __init__(
+        self, message: str, *, step: int, leaves: tuple[str, ...], nats: float, state: TrainState
+    ):
+        super().__init__(message)
+        self.step = step
+        self.leaves = leaves
+        self.nats = nats
+        self.state = state
+
+
+@runtime_checkable
+class Step(Protocol):
+    """The compiled step `make_step` returns."""
+
+    def __call__(
+        self, state: TrainState, batch: Any, key: Key, index: Any = None
+    ) -> tuple[TrainState, StepMetrics]:
+        """Advances the state by one batch; see `make_step`."""
+        ...
+
+
+def leaf_names(tree: Any, prefix: str = "") -> tuple[str, ...]:
+    """Names every leaf of a pytree by its path, in the order of `jax.tree.leaves`.
+
+    >>> leaf_names({"layer": {"bias": 0.0, "kernel": 1.0}}, "params/")
+    ('params/layer/bias', 'params/layer/kernel')
+    """
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+    return tuple(
+        (prefix + jax.tree_util.keystr(path, simple=True, separator="/")).rstrip("/")
+        for path in paths
+    )
+
+
+def checked_names(state: TrainState) -> tuple[str, ...]:
+    """Names the flags of `StepMetrics.finite`.
+
+    Args:
+        state: Any state of the run.
+
+    Returns:
+        `"loss"`, then the gradient and the updated value of every parameter, then every leaf of
+        the network's state.
+    """
+    return (
+        "loss",
+        *(f"gradient of {name}" for name in leaf_names(state.params, "params/")),
+        *(f"update of {name}" for name in leaf_names(state.params, "params/")),
+        *leaf_names(state.state, "state/"),
+    )
+
+
+def make_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    schedule: Callable[[Array, Array], Array] | None = None,
+    average: float | None = None,
+) -> Step:
+    r"""Compiles one step of gradient descent on the weighted mean of a loss.
+
+    .. math::
+        L = \frac{\sum_b w_b \ell_b}{\sum_b w_b}, \qquad
+        \theta \leftarrow \theta + \eta_n \, u(\nabla L), \qquad
+        \bar\theta \leftarrow \bar\theta
+            + \frac{1 - \beta}{1 - \beta^{n+1}} (\theta - \bar\theta),
+
+    with u the optimiser's update at learning rate 1; the last is the exponential moving average
+    divided by its bias correction. Where the loss, a gradient, an updated parameter or the
+    network's new state is not finite, the whole state is kept as it was.
+
+    The step's random key is `fold_in(key, state.step)`: a pure function of the run's key and the
+    step number.
+
+    Args:
+        loss: `loss(params, state, batch, key) -> (nats [B], weight [B], state)`; pure.
+        optimizer: An Optax transformation; built at learning rate 1 where there is a schedule.
+        schedule: `schedule(step, budget) -> learning rate` multiplies the update; None is 1.
+        average: Decay beta of the moving average of the parameters, in [0, 1); None keeps none.
+
+    Returns:
+        `step(state, batch, key, index=None) -> (state, metrics)`, compiled once a batch shape.
+        It donates the buffers of `state` (start from `init_state`, which copies the caller's
+        arrays). With `index`, nothing happens unless `state.step == index`: a step already
+        dispatched after one that failed leaves the last good state alone.
+
+    Raises:
+        ValueError: `average` is not in [0, 1); or, when the step is traced, nats and weight
+            differ in shape, or the state was made with an average and the step without, or the
+            reverse.
+
+    >>> import optax
+    >>> from mdnjax import training
+    >>> def loss(params, state, batch, key):
+    ...     return (batch - params["mean"]) ** 2, jnp.ones_like(batch), state
+    >>> optimizer = optax.sgd(0.25)
+    >>> state = training.init_state({"mean": 0.0}, {}, optimizer, budget=1)
+    >>> step = training.make_step(loss, optimizer)
+    >>> state, metrics = step(state, jnp.array([1.0, 3.0]), jax.random.key(0))
+    >>> float(metrics.nats), float(state.params["mean"])
+    (5.0, 1.0)
+    """
+    in_range = average is None or 0 <= average < 1
+    require(in_range, "make_step", "average", average, "in [0, 1), or None")
+
+    def step(
+        state: TrainState, batch: Any, key: Key, index: Any = None
+    ) -> tuple[TrainState, StepMetrics]:
+        require(
+            (state.average is None) == (average is None),
+            "make_step",
+            "average",
+            average,
+            "given exactly where init_state was told to keep an average",
+        )
+        step_key = jax.random.fold_in(key, state.step)
+
+        def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
+            nats, weight, new_state = loss(params, state.state, batch, step_key)
+            require(
+                nats.shape == weight.shape,
+                "make_step",
+                "loss",
+                f"nats {nats.shape} and weight {weight.shape}",
+                "a function whose nats and weight have the same shape",
+            )
+            weight = jax.lax.stop_gradient(weight)
+            total = jnp.sum(weight)
+            return jnp.sum(weight * nats) / total, (total, new_state)
+
+        (value, (weight, network_state)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        rate = jnp.ones((), jnp.float32) if schedule is None else schedule(state.step, state.budget)
+        updates = jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(
+            params=params,
+            state=network_state,
+            opt_state=opt_state,
+            step=state.step + 1,
+            budget=state.budget,
+            average=_averaged(state, params, average),
+        )
+        checked = (value, gradient, params, network_state)
+        finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(checked)])
+        applied = jnp.all(finite)
+        if index is not None:
+            applied &= state.step == index
+        metrics = StepMetrics(
+            nats=value,
+            weight=weight,
+            grad_norm=_global_norm(gradient),
+            learning_rate=rate,
+            finite=finite,
+            applied=applied,
+        )
+        return jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _global_norm(tree: Any) -> Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
+def _averaged(state: TrainState, params: Any, decay: float | None) -> Any:
+    """Moves the bias-corrected average towards the new parameters."""
+    if decay is None:
+        return None
+    n = (state.step + 1).astype(jnp.float32)
+    # 1 - decay**n by expm1: for decay near 1 the plain form loses most digits in early steps.
+    log_decay = math.log(decay) if decay > 0 else -math.inf
+    gain = (1.0 - decay) / -jnp.expm1(n * log_decay)
+    return jax.tree.map(lambda a, p: (a + gain * (p - a)).astype(a.dtype), state.average, params)
