@@ -162,8 +162,8 @@ class _Broken:
         rest = len(self.errors) - _LISTED
         more = f"\n  and {rest} more" if rest > 0 else ""
         warnings.warn(
-            f"read_iam: {len(self.errors)} things are broken or missing in {path}; {self.lines} "
-            f"lines were skipped, {read} were read:{listed}{more}",
+            f"read_iam: {len(self.errors)} things in {path} are broken or missing (lines skipped: "
+            f"{self.lines}, read: {read}):{listed}{more}",
             stacklevel=3,
         )
 

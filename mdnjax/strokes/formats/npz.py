@@ -9,7 +9,7 @@ passed around, has the keys
 - `ids`, `texts` `[L]`: the name and the words of each line.
 
 *Our own* format stores a `Corpus` as it is, so it comes back bit for bit: `offsets` `[N, 2]` in
-the place of `xy`, the `unit`, the `writers` where there are any, and a `format` name and
+the place of `xy`, the `unit`, the `writers` where `has_writers` says so, and a `format` name and
 `version` by which a later release knows what it has before it. Nothing is ever pickled, and every
 array is read whole, so that the archive's checksums are always verified.
 """
@@ -46,6 +46,8 @@ _SHARED = {
 }
 _FLAT = {"xy": (_NUMBERS, ("N", 2)), **_SHARED}
 _HEADER = {"format": (_STRINGS, ()), "version": (_INTEGERS, ())}
+# Said, not left to whether there are any: a damaged directory can lose an entry.
+_HAS_WRITERS = {"has_writers": (("b", "a boolean"), ())}
 _OWN = {"offsets": (_REALS, ("N", 2)), **_SHARED, "unit": (_STRINGS, ())}
 _OWN_WRITERS = {**_OWN, "writers": (_STRINGS, ("L",))}
 
@@ -83,7 +85,8 @@ def read_npz(path: str | os.PathLike[str]) -> Corpus:
         if version != _VERSION:
             reason = f"got {version}, this release of mdnjax reads version {_VERSION}"
             raise StrokeFormatError(path, "version", reason)
-        data = _checked(path, arrays, _OWN_WRITERS if "writers" in arrays else _OWN)
+        has_writers = _checked(path, arrays, _HAS_WRITERS)["has_writers"].item()
+        data = _checked(path, arrays, _OWN_WRITERS if has_writers else _OWN)
         unit = data.pop("unit").item()
         build, points = Corpus.from_offsets, data.pop("offsets")
     else:
@@ -113,6 +116,7 @@ def write_npz(path: str | os.PathLike[str], corpus: Corpus) -> None:
         "format": np.array(_FORMAT),
         "version": np.array(_VERSION),
         "unit": np.array(corpus.unit),
+        "has_writers": np.array(corpus.writers is not None),
         "offsets": np.asarray(corpus.strokes.offsets),
         "pen_up": np.asarray(corpus.strokes.pen_up).astype(np.uint8),
         "lengths": corpus.lengths,
