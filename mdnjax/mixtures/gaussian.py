@@ -1,6 +1,7 @@
 """The Gaussian mixture as a pytree, its constructors, and how to sharpen one."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import jax
@@ -174,7 +175,8 @@ class GaussianMixture:
         if self.upper is None:
             return diag * diag
         a = solve_triangular(self._unit_upper(), diag, unit_diagonal=True)
-        return a @ jnp.swapaxes(a, -2, -1)
+        # Accelerators round the factors of a float32 product by default.
+        return jnp.matmul(a, jnp.swapaxes(a, -2, -1), precision=lax.Precision.HIGHEST)
 
     def __getitem__(self, index) -> "GaussianMixture":
         """The mixtures at `index` of the batch; components and dimensions stay whole."""
@@ -195,6 +197,16 @@ class GaussianMixture:
             return leaf[(*index, *(slice(None),) * (leaf.ndim - batch_rank))]
 
         return jax.tree.map(take, self)
+
+    def __iter__(self) -> Iterator["GaussianMixture"]:
+        """Along the first axis of the batch, as an array does.
+
+        Without this Python would count through `mix[0]`, `mix[1]`, ... without end, because
+        indices out of range are clamped.
+        """
+        if not self.batch_shape:
+            raise TypeError("GaussianMixture: iteration needs a batch axis, got batch shape ().")
+        return (self[i] for i in range(self.batch_shape[0]))
 
     def _log_scales(self) -> Array:
         """The log-scales of every dimension, `[..., K, D]`, whatever the kind."""
@@ -290,9 +302,10 @@ def _sharpened(mix: GaussianMixture, power: Array, shift: Array) -> GaussianMixt
 
 def _per_mixture(function: str, argument: str, value, mix: GaussianMixture) -> Array:
     value = jnp.asarray(value, mix.loc.dtype)
+    trailing = mix.batch_shape[len(mix.batch_shape) - value.ndim :]
     require(
         value.ndim <= len(mix.batch_shape)
-        and jnp.broadcast_shapes(value.shape, mix.batch_shape) == mix.batch_shape,
+        and all(n in (1, size) for n, size in zip(value.shape, trailing, strict=True)),
         function,
         argument,
         f"shape {value.shape}",

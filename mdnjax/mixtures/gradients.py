@@ -27,9 +27,10 @@ respect to sigma, and for one dimension: multiplied by sigma = d sigma / d a, an
 for each of the D dimensions, it is the gamma (D - |z|^2) above.
 
 **Domain.** Value and derivatives are exact to rounding while |s| <= 87 (float32; 708 in float64),
-|z| <= 1e18 (1e153), y - mu and each term of a derivative are representable. Outside they are
-finite and straight-through: the factor exp(-s), z, and the terms of a derivative saturate, and the
-derivatives are the formulas above at the saturated values. The log-determinant uses s itself.
+|z| <= 1e18 (8e152; a little less where D > 64), and y - mu, the products R_ij delta_j, v and the
+terms of a derivative are zero or normal numbers of at most 1/(8 D) of the largest. Outside they
+are finite and straight-through: exp(-s), z, those products and terms saturate, and the derivatives
+are the formulas above at the saturated values. The log-determinant uses s itself.
 """
 
 import math

@@ -114,7 +114,9 @@ class GaussianHead:
         Raises:
             ValueError: The last axis is not `num_outputs`.
         """
-        logits, log_scale, loc, upper = self._split("GaussianHead.mixture", raw)
+        raw = as_float(raw)
+        _check_raw("GaussianHead.mixture", raw, self.num_outputs, self)
+        logits, log_scale, loc, upper = self._split(raw)
         log_scale = jnp.swapaxes(log_scale, -2, -1)
         return GaussianMixture(
             log_softmax(logits),
@@ -161,12 +163,11 @@ class GaussianHead:
             ValueError: The last axes do not fit the head, or the batch shapes do not broadcast.
         """
         raw = as_float(raw)
+        _check_raw("GaussianHead.nll", raw, self.num_outputs, self)
         raw, y = broadcast_with("GaussianHead.nll", "raw", raw, raw.shape[:-1], y, self.dim)
-        return -log_likelihood(self._split("GaussianHead.nll", raw), y)
+        return -log_likelihood(self._split(raw), y)
 
-    def _split(self, function: str, raw: ArrayLike) -> Parameters:
-        raw = as_float(raw)
-        _check_raw(function, raw, self.num_outputs, self)
+    def _split(self, raw: Array) -> Parameters:
         rows = raw.reshape(*raw.shape[:-1], sum(self._rows), self.num_components)
         logits, log_scale, loc, upper = jax.lax.split(rows, self._rows, axis=rows.ndim - 2)
         return Parameters(
@@ -273,6 +274,9 @@ class ProductHead:
     def nll(self, raw: Float[ArrayLike, "*batch P"], y: Mapping[str, Any]) -> Array:
         """The sum of the parts' nlls, in nats.
 
+        Each of n parts saturates at 1/2n of the largest number, so that the sum is finite where
+        the parts are.
+
         Args:
             raw: `[..., num_outputs]`.
             y: A target for each part, by name.
@@ -293,10 +297,19 @@ class ProductHead:
             f"a mapping with the keys {sorted(names)}",
         )
         pieces = self.split(raw)
-        first, *others = (part.nll(pieces[name], y[name]) for name, part in self.parts)
+        first, *others = (
+            _saturate(part.nll(pieces[name], y[name]), len(names)) for name, part in self.parts
+        )
         for other in others:
             first = first + other
         return first
+
+
+def _saturate(nats: Array, num_terms: int) -> Array:
+    """`nats`, kept where a sum of so many of them is finite; straight-through, inf stays inf."""
+    limit = float(jnp.finfo(nats.dtype).max) / (2 * num_terms)
+    excess = jnp.where(jnp.isfinite(nats), nats - jnp.clip(nats, -limit, limit), 0)
+    return nats - jax.lax.stop_gradient(excess)
 
 
 def _check_raw(function: str, raw: Array, num_outputs: int, head: Head) -> None:

@@ -48,11 +48,9 @@ def sample(key: Key, mix: GaussianMixture, shape: Shape = ()) -> Float[Array, ".
     batch, dtype = mix.batch_shape, mix.loc.dtype
     num_samples = math.prod(shape)
 
-    # Inversion takes one uniform number a sample, where Gumbel noise would take K. Scaled by the
-    # last sum, u stays below it, and a component of weight zero adds no step to fall on.
-    cumulative = jnp.cumsum(mix.weights, axis=-1)
-    u = jax.random.uniform(key_component, (*batch, num_samples), dtype) * cumulative[..., -1:]
-    component = jnp.sum(cumulative[..., None, :] <= u[..., None], axis=-1)
+    # Inversion takes one uniform number a sample, where Gumbel noise would take K.
+    u = jax.random.uniform(key_component, (*batch, num_samples), dtype)
+    component = _component_at(mix.weights, u)
 
     def chosen(of_component: Array) -> Array:
         """`[..., K, N]` -> `[..., num_samples, N]`."""
@@ -67,3 +65,20 @@ def sample(key: Key, mix: GaussianMixture, shape: Shape = ()) -> Float[Array, ".
         step = solve_triangular(unit_upper, step[..., None], unit_diagonal=True)[..., 0]
     y = jnp.moveaxis(chosen(mix.loc) + step, -2, 0)
     return y.reshape(*shape, *batch, mix.dim)
+
+
+def _component_at(weights: Array, u: Array) -> Array:
+    """The first component at which the sum of the weights passes u of their total.
+
+    Args:
+        weights: `[..., K]`.
+        u: `[..., N]`, in [0, 1).
+
+    Returns:
+        `[..., N]`, never a component of weight zero.
+    """
+    # Sums formed in parallel may differ by a rounding where a zero was added, so that the step of
+    # a weight of zero need not be empty: it is taken out by name.
+    cumulative = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), -1)
+    u = u * jnp.max(cumulative, axis=-1, keepdims=True)
+    return jnp.argmax(cumulative[..., None, :] > u[..., None], axis=-1)
