@@ -56,10 +56,10 @@ def built_in_pens(
     Example:
         >>> from mdnjax.datasets import built_in_pens
         >>> corpus = built_in_pens(9, num_writers=2)
-        >>> corpus.ids[0], corpus.ids[8]
-        ('p000-000-01', 'p001-000-01')
-        >>> built_in_pens(1).texts[0] == corpus.texts[0]
-        True
+        >>> corpus.ids[[0, 8]].tolist()
+        ['p000-000-01', 'p001-000-01']
+        >>> len(corpus), corpus.unit
+        (9, 'device')
     """
     name = "built_in_pens"
     require(num_lines >= 1, name, "num_lines", num_lines, "at least 1")

@@ -75,7 +75,7 @@ def _vary(
     turn = rng.normal(0, jitter, count)
     cross = points[:, ::-1] * [-1.0, 1.0] * turn[owner, None]
     points = points * (1 + scale[owner]) + cross + shift[owner]
-    # One field over the whole line, far longer than a letter's own: no two letters sit alike in it.
+    # One field of long waves, which every letter meets at a phase of its own.
     phase = rng.uniform(0, 2 * np.pi, count)[owner]
     field = Warp.draw(rng, jitter)
     bent = np.sin(points @ field.frequency.T + field.phase + phase[:, None])
