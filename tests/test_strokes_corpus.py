@@ -167,6 +167,6 @@ def test_three_million_points_are_taken_in_without_a_loop():
     began = time.process_time()
     lines = corpus(xy=xy, pen_up=pen_up, lengths=lengths, ids=names, texts=names)
     shuffled = lines.subset(np.arange(5000)[::-1])
-    # A loop over the points would take some three seconds; this takes a quarter of one.
+    # A loop over the points would take some three seconds; this takes a tenth of one.
     assert time.process_time() - began < 1.5
     np.testing.assert_array_equal(shuffled[0].offsets, lines[-1].offsets)

@@ -11,7 +11,7 @@ import dataclasses
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from mdnjax._types import Array
 
