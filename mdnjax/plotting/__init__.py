@@ -1,1 +1,20 @@
-"""Figures (Matplotlib, imported only when used)."""
+"""Matplotlib pictures of handwriting, of predicted densities, and of training.
+
+Matplotlib is imported when a picture is made, never before, and its global state is left alone:
+figures come from no `pyplot`, and settings change only while we draw. `save` writes a figure.
+"""
+
+from mdnjax.plotting.density import density_map, offset_density
+from mdnjax.plotting.strokes import page, plot_strokes
+from mdnjax.plotting.style import house_style, save
+from mdnjax.plotting.training import learning_curve
+
+__all__ = [
+    "density_map",
+    "house_style",
+    "learning_curve",
+    "offset_density",
+    "page",
+    "plot_strokes",
+    "save",
+]

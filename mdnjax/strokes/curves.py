@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mdnjax._checks import require
 from mdnjax.strokes.structure import Strokes
@@ -132,23 +132,24 @@ def bezier(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n-1 4 2"]:
     )
 
 
-def thin(points: Float[np.ndarray, "n 2"], spacing: float) -> Float[np.ndarray, "m 2"]:
-    """Leaves out points that crowd together, as they do where a pen slows down or rests.
+def thin(points: Float[np.ndarray, "n 2"], spacing: float) -> Int[np.ndarray, " m"]:
+    """Finds the points that do not crowd together, as they do where a pen slows down or rests.
 
     The first and the last point stay, and of the others those at least `spacing` from the last
-    one kept and from the end. Neighbours in the result differ, even for a spacing of zero, so
-    that it suits `bezier` (unless all points are one, which give one point).
+    one kept and from the end. Neighbours that stay differ, even for a spacing of zero, so that
+    they suit `bezier` (unless all points are one, which leaves the first).
 
     Args:
         points: n >= 1 points.
         spacing: The smallest distance that is kept, in the units of the points.
 
     Returns:
-        m <= n of the points, in order.
+        The indices of the points that stay, rising.
 
     >>> import numpy as np
-    >>> thin(np.array([[0.0, 0.0], [0.0, 0.0], [0.1, 0.0], [5.0, 0.0], [5.0, 0.0]]), 0.5).tolist()
-    [[0.0, 0.0], [5.0, 0.0]]
+    >>> points = np.array([[0.0, 0.0], [0.0, 0.0], [0.1, 0.0], [2.0, 0.0], [5.0, 0.0]])
+    >>> thin(points, 0.5).tolist()
+    [0, 3, 4]
     """
     require(len(points) >= 1, "thin", "points", "none", "at least one point")
     values = points.tolist()
@@ -163,7 +164,7 @@ def thin(points: Float[np.ndarray, "n 2"], spacing: float) -> Float[np.ndarray, 
             x, y = a, b
     if (x, y) != (end_x, end_y):
         kept.append(len(values) - 1)
-    return points[kept]
+    return np.array(kept)
 
 
 def set_page(

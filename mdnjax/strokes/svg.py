@@ -148,7 +148,7 @@ def write_svg(
 
 def _path(points: np.ndarray, spacing: float, decimals: int) -> str:
     """The `d` of one stroke: absolute start, then relative cubics."""
-    curve = thin(points, spacing)
+    curve = points[thin(points, spacing)]
     if len(curve) == 1:
         return f"M{_text(_lattice(curve, decimals), decimals)}h0"  # round caps make it a dot
     # Differences of rounded numbers add up to rounded numbers: the error does not accumulate.

@@ -1,0 +1,161 @@
+"""The house style of the pictures, and how they are saved.
+
+Figures are made with Matplotlib's object-oriented interface and its settings are changed only
+while one of our figures is made or saved: a program that imports us keeps its own.
+"""
+
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mdnjax._checks import require
+
+if TYPE_CHECKING:
+    import matplotlib.colors
+    import matplotlib.figure
+
+INK = "#1b2a49"
+PAPER = "#fdfcf8"
+TEXT = "#2e3440"
+FAINT = "#8b919c"
+GRID = "#e6e7ea"
+# Okabe and Ito's colours, told apart by every common kind of colour vision; dark enough on white.
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#a6537f", "#3a94c4"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+
+_SETTINGS: dict[Any, Any] = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "auto",
+    "savefig.bbox": None,
+    "font.family": "DejaVu Sans",  # comes with Matplotlib: the same letters on every machine
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": TEXT,
+    "axes.labelsize": 9.0,
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": TEXT,
+    "ytick.labelcolor": TEXT,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "lines.solid_capstyle": "round",
+    "text.color": TEXT,
+    "svg.hashsalt": "mdnjax",  # else the names inside an SVG change from run to run
+    "path.simplify": True,
+}
+
+
+_UNSEEN = 8  # of 255 levels, at the edge of a letter
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib's settings in the house style, inside the `with` block only.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            'mdnjax.plotting draws with Matplotlib: pip install "mdnjax[plot]"'
+        ) from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own matplotlibrc does not leak into our figures
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def heat_colors() -> "matplotlib.colors.Colormap":
+    """The colours of heat maps, dark to light, evenly to the eye and to the colour-blind.
+
+    Their number leaves room, in a palette of 256, for the letters around the map.
+    """
+    import matplotlib
+
+    return matplotlib.colormaps["magma"].resampled(128)
+
+
+def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
+    """An empty figure that no global list knows of.
+
+    Args:
+        width: In inches.
+        height: In inches.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    with house_style():
+        import matplotlib.figure
+
+        return matplotlib.figure.Figure(figsize=(width, height))
+
+
+def save(
+    figure: "matplotlib.figure.Figure", path: str | os.PathLike[str], *, dpi: float = 200.0
+) -> None:
+    """Writes a figure, whole or not at all, and the same bytes for the same figure.
+
+    Args:
+        figure: The figure.
+        path: The file; its folder must exist, its ending names the format (`.png`, `.svg`,
+            `.pdf`).
+        dpi: Pixels an inch, where the format has pixels.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+        ValueError: An ending that is none of these.
+        OSError: The file cannot be written; one already there is left as it was.
+    """
+    target = pathlib.Path(path)
+    kind = target.suffix.lower().removeprefix(".")
+    # Dates and version numbers would make every run's file differ.
+    unstable = {"png": ["Software"], "svg": ["Date"], "pdf": ["CreationDate", "Producer"]}
+    require(kind in unstable, "save", "path", target.name, "a .png, .svg or .pdf file")
+    buffer = io.BytesIO()
+    with house_style():
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=dict.fromkeys(unstable[kind]))
+    content = _pack(buffer) if kind == "png" else buffer.getvalue()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _pack(buffer: io.BytesIO) -> bytes:
+    """A PNG with 256 colours where the eye cannot tell (ink on paper), else with all of them."""
+    import numpy as np
+    from PIL import Image  # Matplotlib's own dependency
+
+    image = Image.open(buffer)
+    image.info.clear()  # the resolution would stay, but so would whatever else is in there
+    pixels = np.asarray(image.convert("RGBA"))
+    if (pixels[..., 3] == 255).all():
+        image = image.convert("RGB")
+        packed = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        error = np.abs(np.asarray(packed.convert("RGB"), np.int16) - pixels[..., :3])
+        image = packed if error.max() <= _UNSEEN else image
+    result = io.BytesIO()
+    image.save(result, format="PNG", optimize=True)
+    return result.getvalue()
