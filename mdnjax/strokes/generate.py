@@ -13,7 +13,7 @@ from mdnjax import mixtures
 from mdnjax._checks import require
 from mdnjax._types import Array, Key
 from mdnjax.mixtures import ProductHead
-from mdnjax.strokes.likelihood import stroke_parts
+from mdnjax.strokes.likelihood import as_partial, stroke_parts
 from mdnjax.strokes.normalize import Normalizer
 from mdnjax.strokes.structure import Strokes
 
@@ -73,9 +73,7 @@ def generate(
         rest = [-mean / std for mean, std in zip(normalizer.mean, normalizer.std, strict=True)]
         first = jnp.broadcast_to(jnp.array([[*rest, 0.0]]), (num_lines, 3))
     require(first.shape == (num_lines, 3), "generate", "first", first.shape, f"({num_lines}, 3)")
-    points = _scan(
-        jax.tree_util.Partial(step), init, first, key, bias, head=head, num_steps=max_points - 1
-    )
+    points = _scan(as_partial(step), init, first, key, bias, head=head, num_steps=max_points - 1)
     strokes = normalizer.invert(
         Strokes(
             offsets=points[..., :2],

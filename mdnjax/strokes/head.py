@@ -41,9 +41,9 @@ def stroke_head(num_components: int = 20) -> ProductHead:
 def next_step_pairs(
     strokes: Strokes,
 ) -> tuple[
-    Float[Array | np.ndarray, "*batch T-1 3"],
+    Float[Array | np.ndarray, "*batch S 3"],
     dict[str, Array | np.ndarray],
-    Bool[Array | np.ndarray, "*batch T-1"],
+    Bool[Array | np.ndarray, "*batch S"],
 ]:
     """Inputs and targets of next-step prediction.
 
@@ -54,8 +54,8 @@ def next_step_pairs(
         strokes: `[..., T]`, normalised if the network is to see normalised offsets.
 
     Returns:
-        Inputs `[..., T-1, 3]`, targets `{"offset": [..., T-1, 2], "pen_up": [..., T-1]}`, and the
-        mask `[..., T-1]` that is True where there is a target. NumPy for NumPy, JAX for JAX.
+        With S = T - 1: inputs `[..., S, 3]`, targets `{"offset": [..., S, 2], "pen_up": [..., S]}`,
+        and the mask `[..., S]` that is True where there is a target. NumPy for NumPy, JAX for JAX.
 
     Raises:
         ValueError: T is less than 2.

@@ -176,7 +176,7 @@ def evaluate(
         ValueError: The head is no stroke head, or no line has a second point.
     """
     noisy = dequantize_corpus(key, corpus)
-    predict = jax.tree_util.Partial(predict)
+    predict = as_partial(predict)
     sums: dict[str, float] = dict.fromkeys(("nats", "raw_nats", "smoothed_nats", "sse"), 0.0)
     mins = dict.fromkeys(("min_scale", "min_scale_weighty"), np.inf)
     num_points = 0
@@ -212,7 +212,8 @@ def _scores(
     raw = head.split(predict(inputs))
     mix = offset_head.mixture(raw["offset"])
     pen_nats = pen_head.nll(raw["pen_up"], targets["pen_up"])
-    blur = tuple(MIN_SCALE * unit for unit in normalizer.device_unit)
+    unit_x, unit_y = normalizer.device_unit
+    blur = MIN_SCALE * unit_x, MIN_SCALE * unit_y
     min_scale = _smallest_scale(mix, normalizer)
     weighty = mix.log_weights > np.log(MIN_WEIGHT)
     return {
@@ -223,6 +224,16 @@ def _scores(
         "min_scale": jnp.min(min_scale, axis=-1),
         "min_scale_weighty": jnp.min(jnp.where(weighty, min_scale, jnp.inf), axis=-1),
     }
+
+
+def as_partial(function: Callable) -> jax.tree_util.Partial:
+    """The function as a pytree that may be an argument of `jit`.
+
+    A `Partial` stays as it is: `Partial(Partial(f, params))` would hide `params` in its treedef.
+    """
+    if isinstance(function, jax.tree_util.Partial):
+        return function
+    return jax.tree_util.Partial(function)
 
 
 def stroke_parts(head: ProductHead) -> tuple[GaussianHead, BernoulliHead]:
@@ -260,19 +271,20 @@ def convolve(mix: GaussianMixture, scale: tuple[float, float]) -> GaussianMixtur
     Returns:
         The wider mixtures.
     """
-    require(
-        mix.upper is not None and mix.dim == 2,
-        "convolve",
-        "mix",
-        f"{mix.covariance_kind} in {mix.dim} dimensions",
-        "full in 2 dimensions",
-    )
-    slope = mix.upper[..., 0]
-    v1, v2 = jnp.exp(2 * mix.log_scale[..., 0]), jnp.exp(2 * mix.log_scale[..., 1])
+    v1, v2, slope = _bivariate("convolve", mix)
     f1, f2 = scale[0] ** 2, scale[1] ** 2
     wide = v2 + f2
     log_scale = 0.5 * jnp.log(jnp.stack([v1 + f1 + slope**2 * v2 * (f2 / wide), wide], axis=-1))
     return dataclasses.replace(mix, log_scale=log_scale, upper=(slope * (v2 / wide))[..., None])
+
+
+def _bivariate(function: str, mix: GaussianMixture) -> tuple[Array, Array, Array]:
+    """exp(2 s_1), exp(2 s_2) and R_12 of each component, `[..., K]`."""
+    if mix.upper is None or mix.dim != 2:
+        got = f"{mix.covariance_kind} covariances in {mix.dim} dimensions"
+        raise ValueError(f"{function}: mix must have full covariances in 2 dimensions, got {got}.")
+    v1, v2 = jnp.exp(2 * mix.log_scale[..., 0]), jnp.exp(2 * mix.log_scale[..., 1])
+    return v1, v2, mix.upper[..., 0]
 
 
 def _smallest_scale(mix: GaussianMixture, normalizer: Normalizer) -> Float[Array, "*batch K"]:
@@ -282,8 +294,7 @@ def _smallest_scale(mix: GaussianMixture, normalizer: Normalizer) -> Float[Array
     (a + c)/2 - lambda would lose all digits of a needle.
     """
     std_x, std_y = normalizer.std
-    slope = mix.upper[..., 0]
-    v1, v2 = jnp.exp(2 * mix.log_scale[..., 0]), jnp.exp(2 * mix.log_scale[..., 1])
+    v1, v2, slope = _bivariate("evaluate", mix)
     a, b, c = (v1 + slope**2 * v2) * std_x**2, -slope * v2 * std_x * std_y, v2 * std_y**2
     largest = (a + c) / 2 + jnp.hypot((a - c) / 2, b)
     log_det = 2 * (jnp.sum(mix.log_scale, axis=-1) + normalizer.log_device_area)

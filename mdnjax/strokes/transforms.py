@@ -42,15 +42,14 @@ def to_offsets(
         f"of shape {positions.shape[:-1]}, as the positions are",
     )
     xp = positions.__array_namespace__()
-    if mask is None:
-        mask = xp.ones(positions.shape[:-1], dtype=bool)
+    there = xp.ones(positions.shape[:-1], dtype=bool) if mask is None else mask
     dtype = positions.dtype if np.issubdtype(positions.dtype, np.inexact) else xp.float32
     first = xp.zeros_like(positions[..., :1, :])
     offsets = xp.concatenate([first, positions[..., 1:, :] - positions[..., :-1, :]], axis=-2)
     return Strokes(
-        offsets=xp.where(mask[..., None], offsets, 0).astype(dtype),
-        pen_up=xp.where(mask, pen_up, 0).astype(dtype),
-        mask=mask,
+        offsets=xp.where(there[..., None], offsets, 0).astype(dtype),
+        pen_up=xp.where(there, pen_up, 0).astype(dtype),
+        mask=there,
     )
 
 

@@ -1,0 +1,70 @@
+"""The normaliser against plain float64 statistics."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdnjax import strokes as st
+
+
+def _corpus(seed=0, lengths=(5, 9, 2, 30)):
+    rng = np.random.default_rng(seed)
+    xy = rng.integers(-300, 300, (sum(lengths), 2)).cumsum(axis=0)
+    return st.Corpus.from_positions(
+        xy, rng.integers(0, 2, sum(lengths)), lengths, [f"a-{n}" for n in lengths], ["x"] * 4
+    )
+
+
+def test_fit_counts_every_offset_but_the_first_of_each_line():
+    corpus = _corpus()
+    steps = np.concatenate([np.diff(corpus.positions(i), axis=0) for i in range(len(corpus))])
+    assert len(steps) == 5 + 9 + 2 + 30 - 4
+    normalizer = st.Normalizer.fit(corpus)
+    np.testing.assert_allclose(normalizer.mean, steps.astype(np.float64).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(normalizer.std, steps.astype(np.float64).std(0), rtol=1e-12)
+    assert normalizer.unit == "device"
+    assert normalizer.log_device_area == pytest.approx(np.log(np.prod(normalizer.std)))
+    np.testing.assert_allclose(normalizer.device_unit, 1 / np.array(normalizer.std))
+
+
+def test_apply_and_invert_undo_each_other_and_leave_padding_alone():
+    normalizer = st.Normalizer(mean=(8.0, -1.0), std=(40.0, 3.0), unit="device")
+    offsets = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    mask = np.array([[True, True, True], [True, False, False]])
+    pen_up = np.array([[0, 1, 1], [1, 0, 0]], np.float32)
+    lines = st.Strokes(offsets * mask[..., None], pen_up, mask)
+    normal = normalizer.apply(lines)
+    assert normal.offsets.dtype == np.float32
+    np.testing.assert_allclose(normal.offsets[0, 2], [(4 - 8) / 40, (5 + 1) / 3], rtol=1e-6)
+    np.testing.assert_array_equal(normal.offsets[1, 1:], 0)
+    np.testing.assert_array_equal(normal.pen_up, pen_up)
+    np.testing.assert_allclose(normalizer.invert(normal).offsets, lines.offsets, atol=1e-5)
+    traced = jax.jit(normalizer.apply)(jax.tree.map(jnp.asarray, lines))
+    np.testing.assert_allclose(traced.offsets, normal.offsets, rtol=1e-6)
+
+
+def test_goes_through_json_and_is_a_constant_for_jit():
+    normalizer = st.Normalizer.fit(_corpus())
+    again = st.Normalizer.from_dict(json.loads(json.dumps(normalizer.to_dict())))
+    assert again == normalizer
+    assert hash(again) == hash(normalizer)
+    for broken in ({"mean": [0, 0], "std": [1, 1]}, {"mean": [0], "std": [1, 1], "unit": "x"}):
+        with pytest.raises(ValueError, match=r"Normalizer.from_dict: values"):
+            st.Normalizer.from_dict(broken)
+
+
+def test_a_corpus_that_does_not_move_is_refused():
+    still = st.Corpus.from_positions(np.array([[0, 1], [5, 1]]), np.ones(2), [2], ["a"], [""])
+    with pytest.raises(ValueError, match="moving in both coordinates"):
+        st.Normalizer.fit(still)
+    with pytest.raises(ValueError, match="no offsets"):
+        st.Normalizer.fit(st.Corpus.from_positions(np.zeros((1, 2)), np.ones(1), [1], ["a"], [""]))
+
+
+def test_real_training_set(data_dir):
+    normalizer = st.Normalizer.fit(st.read(data_dir / "iam_ondb" / "train_t1.npz"))
+    np.testing.assert_allclose(normalizer.mean, (8.460, 0.085), atol=1e-3)
+    np.testing.assert_allclose(normalizer.std, (42.733, 36.502), atol=1e-3)
