@@ -516,6 +516,23 @@ def test_an_array_that_claims_to_be_huge_is_refused(tmp_path):
         read_npz(file)
 
 
+def test_an_array_whose_header_claims_too_little_is_refused(tmp_path):
+    # Each name would lose its tail, at the right shape, and NumPy would not see the checksum.
+    file = tmp_path / "lines.npz"
+    names = np.array([f"line-{i:05}" for i in range(3000)])
+    ones = np.ones(3000, np.int32)
+    arrays = {"xy": np.zeros((3000, 2)), "pen_up": ones, "lengths": ones}
+    np.savez(file, ids=names, texts=np.full(3000, ""), **arrays)
+    content = file.read_bytes()
+    assert content.count(b"'<U10'") == 1
+    file.write_bytes(content.replace(b"'<U10'", b"'<U09'"))
+    with np.load(file) as archive:
+        assert archive["ids"].shape == (3000,)
+        assert archive["ids"][1] != names[1]
+    with pytest.raises(StrokeFormatError, match=r"ids: not an archive .*CRC"):
+        read_npz(file)
+
+
 def test_truncated_archives_are_refused(tmp_path, corpus):
     file = tmp_path / "lines.npz"
     write_npz(file, corpus)

@@ -146,7 +146,7 @@ def _arrays(path: pathlib.Path, content: bytes) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for name in archive.namelist():
                 key = place = name.removesuffix(".npy")
-                # `np.load` stops where the array ends, which may be before the checksum.
+                # `np.load` stops where the array's header says, which may be before the checksum.
                 member = io.BytesIO(archive.read(name))
                 arrays[key] = np.lib.format.read_array(member, allow_pickle=False)
                 if arrays[key].dtype.kind == "U":
