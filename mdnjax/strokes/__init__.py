@@ -27,6 +27,9 @@ from mdnjax.strokes.likelihood import evaluate as evaluate
 from mdnjax.strokes.normalize import Normalizer as Normalizer
 from mdnjax.strokes.splits import split_by as split_by
 from mdnjax.strokes.structure import Strokes as Strokes
+from mdnjax.strokes.svg import SvgOptions as SvgOptions
+from mdnjax.strokes.svg import to_svg as to_svg
+from mdnjax.strokes.svg import write_svg as write_svg
 from mdnjax.strokes.transforms import to_offsets as to_offsets
 from mdnjax.strokes.transforms import to_positions as to_positions
 
@@ -38,6 +41,7 @@ __all__ = [
     "StrokeFormatError",
     "StrokeScores",
     "Strokes",
+    "SvgOptions",
     "WholeLines",
     "Windows",
     "bucket_lengths",
@@ -59,5 +63,7 @@ __all__ = [
     "stroke_head",
     "to_offsets",
     "to_positions",
+    "to_svg",
     "write_npz",
+    "write_svg",
 ]
