@@ -1,0 +1,155 @@
+r"""The LSTM recurrence over time, with its derivative by autodiff or by hand.
+
+With a_t = [x_t, h_{t-1}] W + b, cut into the pre-activations of four gates of width H,
+
+    i = sigmoid(a_i + p_i c_{t-1})        input gate
+    f = sigmoid(a_f + p_f c_{t-1})        forget gate
+    g = tanh(a_g)                         candidate
+    c_t = f c_{t-1} + i g                 cell
+    o = sigmoid(a_o + p_o c_t)            output gate
+    h_t = o tanh(c_t)                     hidden state
+
+(Graves 2013, eq. 7 to 11; without peepholes p = 0). Everything here is time-major, `[T, ..., *]`.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from mdnjax._types import Array
+
+State: TypeAlias = tuple[Array, Array]
+"""(c, h), each `[..., H]`."""
+
+Gates: TypeAlias = tuple[Array, Array, Array, Array]
+"""(i, f, g, o), each `[..., H]`."""
+
+
+class Weights(NamedTuple):
+    """What a layer learns: kernel W `[F + H, 4H]`, bias b `[4H]`, peepholes p `[3, H]` or None."""
+
+    kernel: Array
+    bias: Array
+    peephole: Array | None
+
+
+def cell(weights: Weights, state: State, x: Array) -> tuple[State, Gates]:
+    """One step of the recurrence: the next state, and the gates that made it."""
+    c, h = state
+    a = jnp.concatenate([x, h], axis=-1) @ weights.kernel
+    a = a + jnp.broadcast_to(weights.bias, a.shape)
+    a_i, a_f, a_g, a_o = jnp.split(a, 4, axis=-1)
+    p_i, p_f, p_o = _peepholes(weights, c.shape)
+    i = jax.nn.sigmoid(a_i if p_i is None else a_i + p_i * c)
+    f = jax.nn.sigmoid(a_f if p_f is None else a_f + p_f * c)
+    g = jnp.tanh(a_g)
+    c = f * c + i * g
+    o = jax.nn.sigmoid(a_o if p_o is None else a_o + p_o * c)
+    return (c, o * jnp.tanh(c)), (i, f, g, o)
+
+
+def unroll(weights: Weights, state: State, xs: Array) -> tuple[State, Array]:
+    """The recurrence over xs `[T, ..., F]`: the last state, and every h_t `[T, ..., H]`."""
+
+    def step(state: State, x: Array) -> tuple[State, Array]:
+        state, _ = cell(weights, state, x)
+        return state, state[1]
+
+    return jax.lax.scan(step, state, xs)
+
+
+@jax.custom_vjp
+def unroll_fused(weights: Weights, state: State, xs: Array) -> tuple[State, Array]:
+    """`unroll`, with a backward pass that forms all weight gradients after its loop.
+
+    Autodiff of `unroll` adds a matrix of the size of W to the gradient at each step. Here the loop
+    backwards only carries (dc, dh) and keeps da_t; then dW = sum_t [x_t, h_{t-1}]^T da_t is one
+    matrix product a gate. Reverse mode only, as every `custom_vjp`.
+    """
+    return unroll(weights, state, xs)
+
+
+Residuals: TypeAlias = tuple[Weights, State, Array, Array, Array, Gates]
+
+
+def _forward(weights: Weights, state: State, xs: Array) -> tuple[tuple[State, Array], Residuals]:
+    def step(state: State, x: Array) -> tuple[State, tuple[Array, Array, Gates]]:
+        new, gates = cell(weights, state, x)
+        return new, (new[1], state[0], gates)
+
+    last, (hs, cs_before, gates) = jax.lax.scan(step, state, xs)
+    return (last, hs), (weights, state, xs, hs, cs_before, gates)
+
+
+def _backward(
+    residuals: Residuals, cotangents: tuple[State, Array]
+) -> tuple[Weights, State, Array]:
+    r"""With dh_t the sum of what arrives from the loss and from step t + 1, and c' = tanh(c_t).
+
+    da_o = dh_t c' o(1-o)
+    dc_t += dh_t o (1 - c'^2) + da_o p_o
+    da_i = dc_t g i(1-i),  da_f = dc_t c_{t-1} f(1-f),  da_g = dc_t i (1-g^2)
+    dc_{t-1} = dc_t f + da_i p_i + da_f p_f,  dh_{t-1} = da_t W_h^T
+    """
+    weights, first, xs, hs, cs_before, gates = residuals
+    (dc_last, dh_last), dhs = cotangents
+    num_inputs, width = xs.shape[-1], hs.shape[-1]
+    kernels = jnp.split(weights.kernel, 4, axis=-1)
+    to_hidden = [kernel[num_inputs:].T for kernel in kernels]
+    p_i, p_f, p_o = _peepholes(weights, dc_last.shape)
+
+    # The gates stay four arrays throughout: joining them at every step costs more than the
+    # larger product saves (on CPU, about twice the time of this loop).
+    def step(state: State, at: tuple[Array, Array, Gates]) -> tuple[State, Gates]:
+        dc, dh = state
+        dh_loss, c_before, (i, f, g, o) = at
+        dh = dh + dh_loss
+        squashed = jnp.tanh(f * c_before + i * g)
+        da_o = dh * squashed * o * (1 - o)
+        dc = dc + dh * o * (1 - squashed * squashed)
+        if p_o is not None:
+            dc = dc + da_o * p_o
+        da_i = dc * g * i * (1 - i)
+        da_f = dc * c_before * f * (1 - f)
+        da_g = dc * i * (1 - g * g)
+        dc = dc * f
+        if p_i is not None and p_f is not None:
+            dc = dc + da_i * p_i + da_f * p_f
+        da = (da_i, da_f, da_g, da_o)
+        return (dc, _sum_of_products(da, to_hidden)), da
+
+    state, da = jax.lax.scan(step, (dc_last, dh_last), (dhs, cs_before, gates), reverse=True)
+
+    # A column of ones beside [x_t, h_{t-1}] makes the bias' gradient a row of the same product.
+    hs_before = jnp.concatenate([first[1][None], hs[:-1]])
+    ones = jnp.ones((*xs.shape[:-1], 1), hs.dtype)
+    inputs = jnp.concatenate([xs, hs_before, ones], axis=-1).reshape(-1, num_inputs + width + 1)
+    dw = jnp.concatenate([inputs.T @ d.reshape(-1, width) for d in da], axis=-1)
+    dpeephole = None
+    if weights.peephole is not None:
+        i, f, g, _ = gates
+        cs = f * cs_before + i * g
+        pairs = zip((da[0], da[1], da[3]), (cs_before, cs_before, cs), strict=True)
+        dpeephole = jnp.stack([(d * c).reshape(-1, width).sum(0) for d, c in pairs])
+    dxs = _sum_of_products(da, [kernel[:num_inputs].T for kernel in kernels])
+    return Weights(dw[:-1], dw[-1], dpeephole), state, dxs
+
+
+unroll_fused.defvjp(_forward, _backward)
+
+
+def _peepholes(
+    weights: Weights, shape: tuple[int, ...]
+) -> tuple[Array, Array, Array] | tuple[None, None, None]:
+    """(p_i, p_f, p_o), each broadcast to `shape`."""
+    if weights.peephole is None:
+        return None, None, None
+    p_i, p_f, p_o = (jnp.broadcast_to(row, shape) for row in weights.peephole)
+    return p_i, p_f, p_o
+
+
+def _sum_of_products(da: Gates, kernels: list[Array]) -> Array:
+    """da_i W_i^T + da_f W_f^T + da_g W_g^T + da_o W_o^T."""
+    d_i, d_f, d_g, d_o = (d @ kernel for d, kernel in zip(da, kernels, strict=True))
+    return (d_i + d_f) + (d_g + d_o)
