@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mdnjax as mdn
 from mdnjax import strokes as st
 
 
@@ -68,3 +69,27 @@ def test_real_training_set(data_dir):
     normalizer = st.Normalizer.fit(st.read(data_dir / "iam_ondb" / "train_t1.npz"))
     np.testing.assert_allclose(normalizer.mean, (8.460, 0.085), atol=1e-3)
     np.testing.assert_allclose(normalizer.std, (42.733, 36.502), atol=1e-3)
+
+
+def test_a_mixture_in_device_units_is_the_same_density(x64):
+    normalizer = st.Normalizer(mean=(8.0, -1.0), std=(40.0, 3.0), unit="device")
+    rng = np.random.default_rng(3)
+    head = st.stroke_head(4)["offset"]
+    mix = head.mixture(rng.normal(size=(5, head.num_outputs)))
+    offsets = rng.normal(size=(5, 2))
+    device = normalizer.invert_mixture(mix)
+    got = mdn.log_prob(device, offsets * [40.0, 3.0] + [8.0, -1.0])
+    want = mdn.log_prob(mix, offsets) - normalizer.log_device_area
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    np.testing.assert_allclose(
+        device.component_covariances,
+        mix.component_covariances * np.outer([40.0, 3.0], [40.0, 3.0]),
+        rtol=1e-10,
+    )
+
+
+def test_only_stroke_mixtures_go_back_to_device_units():
+    normalizer = st.Normalizer(mean=(0.0, 0.0), std=(1.0, 1.0), unit="device")
+    mix = mdn.GaussianMixture.isotropic([[0.0, 0.0]], [1.0])
+    with pytest.raises(ValueError, match=r"invert_mixture: mix .* got isotropic in 2 dimensions"):
+        normalizer.invert_mixture(mix)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from mdnjax._checks import require
 from mdnjax._types import Array
+from mdnjax.mixtures import GaussianMixture
 from mdnjax.strokes.corpus import Corpus
 from mdnjax.strokes.structure import Strokes
 
@@ -78,6 +79,37 @@ class Normalizer:
         mean, std = self._like(strokes.offsets)
         return self._masked(strokes, strokes.offsets * std + mean)
 
+    def invert_mixture(self, mix: GaussianMixture) -> GaussianMixture:
+        r"""The density of an offset in device units, from that of a normalised one.
+
+        With S = diag(std) and a component's precision factor diag(exp(-s)) (I + R), the factor in
+        device units is that times S^-1: s moves by log std, R_12 by std_x / std_y.
+
+        Args:
+            mix: Mixtures over normalised offsets, two dimensions and full covariances.
+
+        Returns:
+            Mixtures over offsets in device units; log densities differ by `log_device_area`.
+
+        Raises:
+            ValueError: The mixture is not of that kind.
+        """
+        require(
+            mix.upper is not None and mix.dim == 2,
+            "Normalizer.invert_mixture",
+            "mix",
+            f"{mix.covariance_kind} in {mix.dim} dimensions",
+            "full in 2 dimensions",
+        )
+        assert mix.upper is not None
+        mean, std = self._like(mix.loc)
+        return dataclasses.replace(
+            mix,
+            loc=mix.loc * std + mean,
+            log_scale=mix.log_scale + jnp.log(std),
+            upper=mix.upper * (self.std[0] / self.std[1]),
+        )
+
     @property
     def device_unit(self) -> tuple[float, float]:
         """One device unit in normalised units: 1/std of each coordinate."""
@@ -120,7 +152,7 @@ class Normalizer:
         )
 
     def _like(
-        self, offsets: Float[Array | np.ndarray, "*batch T 2"]
+        self, offsets: Float[Array | np.ndarray, "... 2"]
     ) -> tuple[Array | np.ndarray, Array | np.ndarray]:
         """Mean and std in the namespace, dtype and rank of `offsets`."""
         xp = np if isinstance(offsets, np.ndarray) else jnp
