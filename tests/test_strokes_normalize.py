@@ -83,7 +83,7 @@ def test_a_mixture_in_device_units_is_the_same_density(x64):
     np.testing.assert_allclose(got, want, rtol=1e-12)
     np.testing.assert_allclose(
         device.component_covariances,
-        mix.component_covariances * np.outer([40.0, 3.0], [40.0, 3.0]),
+        np.asarray(mix.component_covariances) * np.outer([40.0, 3.0], [40.0, 3.0]),
         rtol=1e-10,
     )
 
