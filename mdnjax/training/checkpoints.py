@@ -2,7 +2,8 @@
 
 A checkpoint is a folder, complete from the moment it has its name:
 
-    config.json      format and package versions, seed, progress, architecture, head, normaliser
+    config.json      format and package versions, seed, progress, architecture, head, normaliser,
+                     and the name, dtype and shape of every array
     model/           Orbax: params, the network's state, and the average where there is one
     training/        Orbax: the optimiser's state, step and budget
 
@@ -13,7 +14,6 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
-import inspect
 import json
 import os
 import pathlib
@@ -24,9 +24,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mdnjax._types import Array
 from mdnjax.training._extras import require_extra
-from mdnjax.training.config import ConfigError, build, resolve
+from mdnjax.training.config import ConfigError, build
 from mdnjax.training.state import TrainState
 from mdnjax.training.step import leaf_names
 
@@ -89,20 +88,19 @@ def save_checkpoint(
     path = pathlib.Path(path).absolute()
     if path.exists():
         raise CheckpointError(f"save_checkpoint: {path} exists already; checkpoints never change.")
-    document = json.dumps(
-        {"format_version": FORMAT_VERSION, "versions": package_versions(), **config},
-        indent=2,
-        allow_nan=False,
-    )
+    items = _items(state)
+    document = {"format_version": FORMAT_VERSION, "versions": package_versions(), **config}
+    document["arrays"] = {item: _index(tree) for item, tree in items.items()}
+    text = json.dumps(document, indent=2, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        for item, tree in _items(state).items():
+        for item, tree in items.items():
             _write_arrays(unfinished / item, tree)
         with (unfinished / "config.json").open("w", encoding="utf-8") as file:
-            file.write(document + "\n")
+            file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
         unfinished.rename(path)
@@ -132,10 +130,8 @@ def restore_checkpoint(
     """
     folder = find_checkpoint(path, prefer="last")
     config = read_config(folder)
-    items = {name: _read_arrays(folder / name, tree) for name, tree in _items(like).items()}
-    model, training = items["model"], items["training"]
-    state = dataclasses.replace(like, **model, **training)
-    return state, config
+    read = {item: _read_arrays(folder, item, tree, config) for item, tree in _items(like).items()}
+    return dataclasses.replace(like, **read["model"], **read["training"]), config
 
 
 def find_checkpoint(path: str | os.PathLike[str], *, prefer: str = "best") -> pathlib.Path:
@@ -204,7 +200,7 @@ def load_model(path: str | os.PathLike[str], *, method: str = "__call__") -> Mod
     """Rebuilds a trained model from its checkpoint, with nothing but the path.
 
     The configuration must hold `"architecture"`, made with `describe(Class, **options)`; the
-    class is called with a random key for its initial values, which the checkpoint's then replace.
+    class is called with `rngs=` for initial values, which the checkpoint's then replace.
     `"head"` and `"normalizer"` are built where they are there.
 
     Args:
@@ -220,6 +216,9 @@ def load_model(path: str | os.PathLike[str], *, method: str = "__call__") -> Mod
             architecture, or arrays and architecture do not fit.
         ImportError: Orbax is not installed.
     """
+    # Flax is needed only to rebuild a network.
+    from flax import nnx
+
     folder = find_checkpoint(path)
     config = read_config(folder)
     if not isinstance(config.get("architecture"), dict):
@@ -229,7 +228,7 @@ def load_model(path: str | os.PathLike[str], *, method: str = "__call__") -> Mod
             f"{config.get('architecture')!r}."
         )
     try:
-        module = _build_module(config["architecture"])
+        module = build(config["architecture"], rngs=nnx.Rngs(0))
         head = build(config.get("head"))
         normalizer = build(config.get("normalizer"))
     except ConfigError as error:
@@ -239,7 +238,7 @@ def load_model(path: str | os.PathLike[str], *, method: str = "__call__") -> Mod
     expected = {"params": functional.params, "state": functional.state}
     if config.get("average") is not None:
         expected["average"] = functional.params
-    arrays = _read_arrays(folder / "model", expected)
+    arrays = _read_arrays(folder, "model", expected, config)
     return Model(
         apply=functional.apply,
         params=arrays.get("average", arrays["params"]),
@@ -260,25 +259,18 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _build_module(architecture: dict[str, Any]) -> Any:
-    """Calls the class with its options and a source of initial values, which are replaced."""
-    cls = resolve(architecture.get("class", ""))
-    parameters = inspect.signature(cls).parameters
-    if "rngs" in parameters:
-        from flax import nnx
-
-        return build(architecture, rngs=nnx.Rngs(0))
-    if "key" in parameters:
-        return build(architecture, key=jax.random.key(0))
-    return build(architecture)
-
-
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:
     model = {"params": state.params, "state": state.state}
     if state.average is not None:
         model["average"] = state.average
     training = {"opt_state": state.opt_state, "step": state.step, "budget": state.budget}
     return {"model": model, "training": training}
+
+
+def _index(tree: Any) -> dict[str, str]:
+    """Dtype and shape of every leaf by name, as kept in `config.json`."""
+    described = (f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree))
+    return dict(zip(leaf_names(tree), described, strict=True))
 
 
 def _write_arrays(folder: pathlib.Path, tree: Any) -> None:
@@ -291,40 +283,36 @@ def _write_arrays(folder: pathlib.Path, tree: Any) -> None:
         checkpointer.save(folder, args=ocp.args.StandardSave(leaves))
 
 
-def _read_arrays(folder: pathlib.Path, like: Any) -> Any:
-    """Reads the leaves of a tree back, onto the devices and shapes of `like`."""
+def _read_arrays(folder: pathlib.Path, item: str, like: Any, config: Mapping[str, Any]) -> Any:
+    """Reads the leaves of a tree back, onto the devices of `like`."""
     ocp = require_extra("orbax.checkpoint")
-    names = leaf_names(like)
+    got, expected = config.get("arrays", {}).get(item, {}), _index(like)
+    # Orbax would cast a dtype silently and report a shape from a thread.
+    if got != expected:
+        differ = sorted(name for name in got | expected if got.get(name) != expected.get(name))
+        shown = (f"{n}: got {got.get(n)}, expected {expected.get(n)}" for n in differ[:5])
+        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
+        raise CheckpointError(f"{folder}: {'; '.join(shown)}{more}, as the network here has it.")
     leaves, structure = jax.tree.flatten(like)
     abstract = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf))
-        for name, leaf in zip(names, leaves, strict=True)
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jnp.asarray(leaf).sharding)
+        for name, leaf in zip(expected, leaves, strict=True)
         if leaf.size
     }
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            read = checkpointer.restore(folder, args=ocp.args.StandardRestore(abstract))
+            read = checkpointer.restore(folder / item, args=ocp.args.StandardRestore(abstract))
     # Orbax and TensorStore raise a dozen kinds for broken files; each means the same here.
     except Exception as error:
         raise CheckpointError(
-            f"{folder}: expected {len(abstract)} arrays as the network and optimiser have them; "
-            f"got: {type(error).__name__}: {error}"
+            f"{folder / item}: expected {len(abstract)} readable arrays; "
+            f"got {type(error).__name__}: {error}"
         ) from error
-    for name, want in abstract.items():
-        if read[name].shape != want.shape or read[name].dtype != want.dtype:
-            raise CheckpointError(
-                f"{folder}: {name}: got {read[name].dtype}{list(read[name].shape)}, "
-                f"expected {want.dtype}{list(want.shape)}."
-            )
     filled = [
         read[name] if name in read else jnp.zeros(leaf.shape, leaf.dtype)
-        for name, leaf in zip(names, leaves, strict=True)
+        for name, leaf in zip(expected, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, filled)
-
-
-def _sharding(leaf: Array) -> Any:
-    return jnp.asarray(leaf).sharding
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

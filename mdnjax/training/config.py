@@ -33,7 +33,8 @@ def describe(value: Any, /, **options: Any) -> Any:
 
     Args:
         value: One of
-            a class of this package, with the `options` to call it with (a network);
+            a class of this package, with the `options` to call it with (a network), among which
+            may be descriptions of further classes (its parts);
             a frozen dataclass of this package (a head, a schedule, a normaliser), nested at will;
             a function of `jax.nn` (or sin, cos, arctan, exp, square), or of this package;
             an array; a mapping with string keys; a tuple or list; a number, string, bool or None.
@@ -73,6 +74,8 @@ def describe(value: Any, /, **options: Any) -> Any:
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": _public_path(type(value)), "fields": fields}
     if isinstance(value, dict):
+        if value.keys() == {"class", "options"}:
+            return value  # a description already: of a part, among the options of a whole
         if not all(isinstance(name, str) for name in value) or _RESERVED & value.keys():
             reserved = ", ".join(sorted(_RESERVED))
             raise ConfigError(
@@ -92,57 +95,61 @@ def build(description: Any, /, **more: Any) -> Any:
 
     Args:
         description: JSON from `describe`.
-        **more: Further arguments of the outermost class, those a description cannot hold (a
-            random key); only where the description is of a class and its options.
+        **more: Further arguments, those a description cannot hold (a random key): passed to every
+            described class, nested ones first, that has options and a parameter of that name.
 
     Returns:
         The value.
 
     Raises:
-        ConfigError: A name is not a public one of `mdnjax` (nor an activation of JAX), or its
-            class does not accept what stands in the description.
+        ConfigError: A name is not a public one of `mdnjax` (nor an activation of JAX), its class
+            does not accept what stands in the description, or no class takes one of `more`.
 
     >>> from mdnjax import training
     >>> schedule = training.Schedule(peak=0.01, warmup=5)
     >>> build(describe(schedule)) == schedule
     True
     """
+    taken: set[str] = set()
+    built = _build(description, more, taken)
+    if more.keys() - taken:
+        unused = ", ".join(sorted(more.keys() - taken))
+        raise ConfigError(f"build: nothing in the description takes {unused}.")
+    return built
+
+
+def _build(description: Any, more: dict[str, Any], taken: set[str]) -> Any:
     if isinstance(description, list):
-        return tuple(build(item) for item in description)
+        return tuple(_build(item, more, taken) for item in description)
     if not isinstance(description, dict):
         return description
     if "function" in description:
-        return _function(description["function"])
+        return _function(str(description["function"]))
     if "array" in description:
         return np.asarray(description["array"], dtype=jnp.dtype(description["dtype"]))
     if "class" not in description:
-        return {name: build(item) for name, item in description.items()}
-    cls = resolve(description["class"])
-    values = description.get("fields", description.get("options"))
-    if not isinstance(values, dict):
-        raise ConfigError(f"build: {description['class']} has neither fields nor options.")
-    values = {name: build(item) for name, item in values.items()}
-    if "fields" in description and not dataclasses.is_dataclass(cls):
-        raise ConfigError(f"build: {description['class']} must be a dataclass to have fields.")
+        return {name: _build(item, more, taken) for name, item in description.items()}
+    path = str(description["class"])
+    cls = _class(path)
+    kind = "fields" if "fields" in description else "options"
+    if not isinstance(description.get(kind), dict):
+        raise ConfigError(f"build: {path} has neither fields nor options.")
+    if kind == "fields" and not dataclasses.is_dataclass(cls):
+        raise ConfigError(f"build: {path} must be a dataclass to have fields.")
+    values = {name: _build(item, more, taken) for name, item in description[kind].items()}
     try:
-        if "fields" in description and not cls.__dataclass_params__.init:  # type: ignore[attr-defined]
+        if kind == "fields" and not cls.__dataclass_params__.init:  # type: ignore[attr-defined]
             return _from_fields(cls, values)
-        return cls(**values, **more)
+        own = {}
+        if kind == "options" and more:
+            own = {k: v for k, v in more.items() if k in inspect.signature(cls).parameters}
+        taken |= own.keys()
+        return cls(**values, **own)
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"build: {description['class']} does not accept {values}: {error}"
-        ) from error
+        raise ConfigError(f"build: {path} does not accept {values}: {error}") from error
 
 
-def resolve(path: str) -> type:
-    """Returns the class a description names.
-
-    Args:
-        path: `"mdnjax.<room>.<Class>"`, public names only.
-
-    Raises:
-        ConfigError: The path is not of that form, or names no class of `mdnjax`.
-    """
+def _class(path: str) -> type:
     found = _lookup(path)
     if not inspect.isclass(found):
         raise ConfigError(f"build: class must be a class of mdnjax, got {path!r}.")
@@ -151,7 +158,7 @@ def resolve(path: str) -> type:
 
 def _lookup(path: str) -> Any:
     """Finds a public object that `mdnjax` itself defines."""
-    if not isinstance(path, str) or not _CLASS_PATH.fullmatch(path):
+    if not _CLASS_PATH.fullmatch(path):
         raise ConfigError(f"build: a name must be a public one of mdnjax, got {path!r}.")
     module, _, name = path.rpartition(".")
     try:

@@ -418,7 +418,7 @@ def _header(
     if isinstance(schedule, Schedule):
         own["schedule"] = describe(schedule)
     given = dict(config or {})
-    taken = {*own, "format_version", "versions", "progress"} & given.keys()
+    taken = {*own, "format_version", "versions", "arrays", "progress"} & given.keys()
     require(not taken, "fit", "config", sorted(taken), "without the keys fit writes itself")
     try:
         # As it will be read again: tuples become lists.

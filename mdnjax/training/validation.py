@@ -46,7 +46,9 @@ def make_validation(key: Key, loss: Loss, batches: Sequence[Any]) -> Callable[[A
         parts = [sums(params, state, batch, np.int32(i)) for i, batch in enumerate(batches)]
         # Read at the end, so that the device never waits; summed in float64.
         total, weight = np.sum(np.asarray(jax.device_get(parts), np.float64), axis=0)
-        require(bool(weight > 0), "make_validation", "weight", "0 in all batches", "positive somewhere")
+        require(
+            bool(weight > 0), "make_validation", "weight", "0 in all batches", "positive somewhere"
+        )
         return float(total / weight)
 
     return validate

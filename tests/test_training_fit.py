@@ -1,0 +1,401 @@
+"""The loop: the right optimum, resumption bit for bit, and every way a run can end."""
+
+import json
+import os
+import signal
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mdnjax import training
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 4)).astype(np.float32)
+Y = (X @ np.array([1.0, -2.0, 0.5, 3.0]) + 0.3 * RNG.normal(size=64)).astype(np.float32)
+PARAMS = {"w": np.zeros(4, np.float32)}
+WHOLE = {"x": X, "y": Y, "weight": np.ones(64, np.float32)}
+
+
+def loss(params, state, batch, key):
+    residual = batch["x"] @ params["w"] - batch["y"]
+    return residual**2, batch["weight"], {"steps": state["steps"] + 1.0}
+
+
+def noisy_loss(params, state, batch, key):
+    nats, weight, state = loss(params, state, batch, key)
+    return nats * jax.random.uniform(key, nats.shape), weight, state
+
+
+def batches(n):
+    chosen = np.random.default_rng((5, n)).integers(0, 64, 16)
+    return {name: value[chosen] for name, value in WHOLE.items()}
+
+
+def validate(params, state):
+    return float(np.mean((X @ np.asarray(params["w"]) - Y) ** 2))
+
+
+def fit(**options):
+    settings = {
+        "optimizer": training.adam(),
+        "schedule": training.Schedule(peak=0.1, warmup=3),
+        "average": 0.8,
+        "seed": 3,
+        "steps": 40,
+        "validate": validate,
+        "validations": 5,
+        "log_every": 3,
+        "progress": "off",
+    }
+    settings |= options
+    loss_, batches_ = settings.pop("loss", loss), settings.pop("batches", batches)
+    return training.fit(loss_, PARAMS, {"steps": 0.0}, batches_, **settings)
+
+
+def same_trees(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def steady(folder):
+    """The lines of metrics without what the wall clock put into them."""
+    clock = ("seconds", "points_per_second")
+    lines = training.read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
+def test_linear_regression_finds_the_least_squares_solution():
+    result = fit(
+        batches=lambda n: WHOLE,
+        optimizer=training.adam(clip=None),
+        steps=600,
+        average=None,
+    )
+    expected = np.linalg.lstsq(X, Y, rcond=None)[0]
+    np.testing.assert_allclose(result.last.params["w"], expected, atol=2e-4)
+    assert result.stopped == "budget"
+    assert result.points == 600 * 64
+    np.testing.assert_array_equal(PARAMS["w"], np.zeros(4))
+
+
+def test_the_best_validation_is_what_is_returned_and_loaded(tmp_path):
+    values = iter([3.0, 1.0, 2.0, 1.5, 1.2])
+    seen = []
+
+    def scripted(params, state):
+        seen.append(np.asarray(params["w"]).copy())
+        return next(values)
+
+    result = fit(validate=scripted, out=tmp_path)
+    assert (result.step, result.valid, int(result.last.step)) == (16, 1.0, 40)
+    np.testing.assert_array_equal(result.params["w"], seen[1])
+    assert [p.name for p in (tmp_path / "best").iterdir()] == ["00000016"]
+    assert [p.name for p in (tmp_path / "last").iterdir()] == ["00000040"]
+    saved, config = training.restore_checkpoint(tmp_path / "best", result.last)
+    np.testing.assert_array_equal(saved.average["w"], seen[1])
+    assert config["progress"]["best_valid"] == 1.0
+    assert [line["valid"] for line in steady(tmp_path) if line["valid"]] == [3, 1, 2, 1.5, 1.2]
+
+
+def test_lines_of_metrics_are_means_over_their_steps(tmp_path):
+    result = fit(average=None, out=tmp_path, steps=6, validations=1)
+    lines = training.read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [3, 6]
+    assert [line["points"] for line in lines] == [48, 96]
+    assert lines[0]["valid"] is None
+    assert lines[1]["valid"] == result.valid
+    assert lines[1]["seconds"] > lines[0]["seconds"] > 0
+    assert lines[1]["points_per_second"] > 0
+    np.testing.assert_allclose(lines[0]["lr"], 0.1, rtol=1e-6)
+    # The first step's loss is that of w = 0; two steps of a rate of 0 keep it there.
+    fit(
+        optimizer=optax.sgd(0.0),
+        average=None,
+        out=tmp_path,
+        overwrite=True,
+        steps=3,
+        validations=1,
+    )
+    (line,) = training.read_metrics(tmp_path / "metrics.jsonl")
+    expected = np.mean([np.mean(batches(n)["y"] ** 2) for n in range(3)])
+    np.testing.assert_allclose(line["nats"], expected, rtol=1e-5)
+    norms = [np.linalg.norm(-2 * batches(n)["x"].T @ batches(n)["y"] / 16) for n in range(3)]
+    np.testing.assert_allclose(line["grad_norm"], max(norms), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return fit(loss=noisy_loss, out=folder), folder
+
+
+def check_equal_runs(whole, resumed, folder):
+    result, whole_folder = whole
+    same_trees(result.last, resumed.last)
+    same_trees((result.params, result.state), (resumed.params, resumed.state))
+    for name in ("step", "valid", "points", "stopped"):
+        assert getattr(result, name) == getattr(resumed, name)
+    assert steady(whole_folder) == steady(folder)
+    for kind in ("best", "last"):
+        names = [sorted(p.name for p in (f / kind).iterdir()) for f in (whole_folder, folder)]
+        assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("kill_at", [3, 16, 30])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, whole, kill_at):
+    def dying(n):
+        if n == kill_at:
+            raise RuntimeError("killed")
+        return batches(n)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(loss=noisy_loss, out=tmp_path, batches=dying)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9999, "torn')
+    resumed = fit(loss=noisy_loss, out=tmp_path, resume=True)
+    check_equal_runs(whole, resumed, tmp_path)
+
+
+def test_ctrl_c_saves_and_resumes_in_the_middle_of_a_window(tmp_path, whole):
+    def interrupting(n):
+        if n == 19:
+            os.kill(os.getpid(), signal.SIGINT)
+        return batches(n)
+
+    before = signal.getsignal(signal.SIGINT)
+    part = fit(loss=noisy_loss, out=tmp_path, batches=interrupting)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (part.stopped, int(part.last.step)) == ("interrupted", 20)
+    assert [p.name for p in (tmp_path / "last").iterdir()] == ["00000020"]
+    resumed = fit(loss=noisy_loss, out=tmp_path, resume=True)
+    check_equal_runs(whole, resumed, tmp_path)
+
+
+def test_a_second_ctrl_c_raises():
+    def impatient(n):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return batches(n)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(batches=impatient)
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    first = fit(out=tmp_path)
+    again = fit(out=tmp_path, resume=True, steps=None, minutes=9.0)
+    same_trees(first.last, again.last)
+    same_trees(first.params, again.params)
+    assert (again.stopped, again.valid, again.step) == ("budget", first.valid, first.step)
+
+
+def test_resume_with_nothing_there_starts(tmp_path):
+    result = fit(out=tmp_path / "new", resume=True, steps=5)
+    assert result.last.step == 5
+    assert training.find_checkpoint(tmp_path / "new", prefer="last").name == "00000005"
+
+
+def test_a_bad_batch_is_named_and_the_state_before_it_kept(tmp_path):
+    def bad(n):
+        batch = batches(n)
+        if n == 10:
+            batch["x"][2, 1] = np.nan
+        return batch
+
+    with pytest.raises(training.NonFiniteError) as caught:
+        fit(out=tmp_path, batches=bad)
+    error = caught.value
+    assert error.step == 10
+    assert {"loss", "gradient of params/w"} <= set(error.leaves)
+    assert np.isnan(error.nats)
+    for part in ("step 10", "batch 10", "not finite in it: x)", "params/w", str(tmp_path)):
+        assert part in str(error)
+    saved, config = training.restore_checkpoint(tmp_path / "last", error.state)
+    same_trees(saved, error.state)
+    assert config["progress"]["step"] == 10
+    # That is the state after ten good steps, though step 11 had been dispatched when it was read.
+    optimizer = training.adam()
+    schedule = training.Schedule(peak=0.1, warmup=3)
+    step = training.make_step(loss, optimizer, schedule=schedule, average=0.8)
+    state = training.init_state(PARAMS, {"steps": 0.0}, optimizer, budget=40, average=True)
+    for n in range(10):
+        state, _ = step(state, batches(n), jax.random.key(3), np.int32(n))
+    same_trees(error.state, state)
+
+
+def test_a_plateau_ends_the_run_and_stays_ended(tmp_path):
+    values = iter([5.0, 4.0, 3.99, 4.5, 9.0])
+    result = fit(validate=lambda p, s: next(values), patience=2, min_delta=0.1, out=tmp_path)
+    assert (result.stopped, result.step, result.valid) == ("plateau", 16, 4.0)
+    assert int(result.last.step) == 32
+    again = fit(validate=lambda p, s: next(values), patience=2, out=tmp_path, resume=True)
+    assert (again.stopped, int(again.last.step)) == ("plateau", 32)
+    same_trees(again.params, result.params)
+
+
+def test_a_validation_that_is_not_finite_is_no_improvement(tmp_path):
+    values = iter([2.0, float("nan"), -float("inf"), 1.0, 3.0])
+    result = fit(validate=lambda p, s: next(values), out=tmp_path)
+    assert result.valid == 1.0
+    shown = [line["valid"] for line in steady(tmp_path) if line["step"] % 8 == 0]
+    assert shown == [2.0, None, None, 1.0, 3.0]
+
+
+class Clock:
+    """A `time` that passes only when something is done."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        for module in ("budget", "fit"):
+            monkeypatch.setattr(sys.modules[f"mdnjax.training.{module}"], "time", self)
+
+    def monotonic(self):
+        return self.now
+
+    def batches(self, seconds):
+        def tick(n):
+            self.now += seconds(n)
+            return batches(n)
+
+        return tick
+
+    def validate(self, params, state):
+        self.now += 2.0
+        return validate(params, state)
+
+
+def test_minutes_become_a_budget_that_the_checkpoint_keeps(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    # The process started 30 s ago; step 0 compiles for 10 s, the others take a quarter.
+    tick = clock.batches(lambda n: 10.0 if n == 0 and clock.now < 1001 else 0.25)
+    result = fit(
+        steps=None,
+        minutes=2.0,
+        started=970.0,
+        reserve=10.0,
+        batches=tick,
+        validate=clock.validate,
+        validations=2,
+        out=tmp_path,
+    )
+    # Until 1080; warm-up: 10 s, 7 steps of 0.25 s (2 per cent of 80 s), two validations of 2 s.
+    left = 0.97 * (80 - 10 - 7 * 0.25 - 2 * 2) - 2 * 2
+    budget = int(result.last.budget)
+    assert budget == int(left / 0.25)
+    assert (result.stopped, int(result.last.step)) == ("budget", budget)
+    assert 1075 < clock.now <= 1080
+    saved, _ = training.restore_checkpoint(tmp_path / "last", result.last)
+    assert int(saved.budget) == budget
+    assert not list(tmp_path.glob(".warm-up*"))
+    # The warm-up leaves no trace: the same budget given in steps is the same run.
+    same_trees(fit(steps=budget, validations=2).last, result.last)
+
+
+def test_time_that_is_up_ends_the_run_with_a_checkpoint(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    # Measured at 0.1 s, each step later takes 1 s.
+    tick = clock.batches(lambda n: 0.1 if clock.now < 1002 else 1.0)
+    result = fit(steps=None, minutes=1.0, batches=tick, out=tmp_path, validations=2)
+    assert result.stopped == "time"
+    assert 1059 < clock.now < 1062
+    assert 50 < int(result.last.step) < int(result.last.budget)
+    assert training.find_checkpoint(tmp_path, prefer="last").name == f"{int(result.last.step):08d}"
+    assert training.read_metrics(tmp_path / "metrics.jsonl")[-1]["valid"] is not None
+
+
+def test_a_run_is_not_overwritten_unasked(tmp_path):
+    fit(out=tmp_path)
+    with pytest.raises(training.CheckpointError, match="holds a run; expected an empty folder"):
+        fit(out=tmp_path)
+    result = fit(out=tmp_path, overwrite=True, steps=5)
+    assert [p.name for p in (tmp_path / "last").iterdir()] == ["00000005"]
+    assert result.last.step == 5
+
+
+def test_what_a_resumed_run_must_share(tmp_path):
+    fit(out=tmp_path, config={"units": "mm", "tuple": (1, 2)})
+    with pytest.raises(training.CheckpointError, match="seed: got 3, expected 4"):
+        fit(out=tmp_path, config={"units": "mm"}, resume=True, seed=4)
+    with pytest.raises(training.CheckpointError, match="units: got 'mm', expected 'inch'"):
+        fit(out=tmp_path, config={"units": "inch"}, resume=True)
+    with pytest.raises(training.CheckpointError, match="got a budget of 40 steps, expected 50"):
+        fit(out=tmp_path, resume=True, steps=50)
+    fit(out=tmp_path, resume=True, config={"units": "mm", "tuple": (1, 2)})
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="steps and minutes must be given one of the two"):
+        fit(minutes=1.0)
+    with pytest.raises(ValueError, match="fit: steps must be positive, got 0"):
+        fit(steps=0)
+    with pytest.raises(ValueError, match="fit: patience must be None where there is no validate"):
+        fit(validate=None, patience=3)
+    with pytest.raises(ValueError, match="fit: out must be a folder"):
+        fit(resume=True)
+    with pytest.raises(ValueError, match="fit: config must be JSON"):
+        fit(config={"a": object()})
+    with pytest.raises(ValueError, match=r"fit: config must be without .*\['seed'\]"):
+        fit(config={"seed": 1})
+
+
+def test_one_trace_in_a_whole_run():
+    traces = []
+
+    def counted(params, state, batch, key):
+        traces.append(1)
+        return loss(params, state, batch, key)
+
+    fit(loss=counted)
+    assert len(traces) == 1
+
+
+def test_lines_and_bar_go_to_stderr(capsys):
+    fit(progress="lines")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 5
+    assert lines[-1].startswith("step 40/40, ")
+    assert " valid " in lines[-1]
+    fit(progress="auto")  # not a terminal
+    assert len(capsys.readouterr().err.splitlines()) == 5
+    fit(progress="bar")
+    assert "40/40" in capsys.readouterr().err
+    fit(progress="off")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_validation_the_last_average_is_the_result():
+    result = fit(validate=None)
+    same_trees(result.params, result.last.average)
+    assert (result.valid, result.step) == (None, 40)
+
+
+def test_validation_is_the_weighted_mean_over_all_batches():
+    parts = [batches(n) for n in range(3)]
+    parts[1]["weight"] = np.full(16, 3.0, np.float32)
+    parts[2] = {name: value[:5] for name, value in parts[2].items()}
+    w = np.array([0.5, -1.0, 0.0, 1.0], np.float32)
+    arguments = {"w": jnp.asarray(w)}, {"steps": jnp.zeros(())}
+    run = training.make_validation(jax.random.key(0), loss, parts)
+    total = sum(p["weight"].sum() for p in parts)
+    expected = sum((p["weight"] * (p["x"] @ w - p["y"]) ** 2).sum() for p in parts) / total
+    np.testing.assert_allclose(run(*arguments), expected, rtol=1e-5)
+    noisy = training.make_validation(jax.random.key(0), noisy_loss, parts)
+    assert noisy(*arguments) == noisy(*arguments)
+    with pytest.raises(ValueError, match="make_validation: batches"):
+        training.make_validation(jax.random.key(0), loss, [])
+
+
+def test_broken_metrics_are_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\nnonsense\n' + json.dumps({"step": 2}) + "\n")
+    with pytest.raises(ValueError, match="line 2 must be JSON"):
+        training.read_metrics(path)
+    assert training.read_metrics(tmp_path / "absent.jsonl") == []
