@@ -139,6 +139,12 @@ def test_an_epoch_of_windows_uses_every_slot_once():
         assert np.bincount(line).tolist() == [2, 5, 10, 1]
 
 
+def test_crops_are_fresh_at_every_step():
+    windows = st.Windows(_corpus([1000]), batch_size=1, length=20, seed=0)
+    phases = {int(windows(step).offsets[0, 1, 0]) % 20 for step in range(60)}
+    assert len(phases) > 10
+
+
 def test_windows_see_the_ends_of_lines_as_often_as_the_middle():
     corpus = _corpus([300])
     windows = st.Windows(corpus, batch_size=60, length=50, seed=0)

@@ -55,10 +55,11 @@ def test_interpolated_points_lie_on_the_grid_and_add_up():
     np.testing.assert_allclose(free.positions(0)[3], [20 + 31 / 3, 4], rtol=1e-6)
 
 
-def test_a_turn_is_no_gap_and_a_short_hole_needs_two_medians():
+def test_neither_a_turn_nor_a_pause_nor_a_short_hole_is_a_gap():
     turn = [[0, 0], [10, 0], [20, 0], [20, 40], [30, 40], [40, 40]]
     slow = [[0, 0], [5, 0], [10, 0], [20, 0], [25, 0], [30, 0]]
-    _, report = st.clean(_corpus([[turn], [slow]]), median_step=10.0)
+    pause = [[0, 0], [10, 0], [10, 0], [40, 0], [60, 0], [70, 0]]
+    _, report = st.clean(_corpus([[turn], [slow], [pause]]), median_step=10.0)
     assert report.gaps_filled == 0
 
 
