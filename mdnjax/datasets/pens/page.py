@@ -61,10 +61,9 @@ def lay_out(
 
     owner = np.concatenate(owners)
     xy = _vary(rng, np.concatenate(points), owner, len(text), writer.jitter)
-    xy[:, 0] += edge[owner]
+    xy[:, 0] += edge[owner] - writer.slant * xy[:, 1]
     xy[:, 1] += _baseline(rng, xy[:, 0], hand)
-    slant = writer.slant
-    return xy @ np.array([[1.0, 0.0], [-slant, 1.0]]), np.concatenate(ends)
+    return xy, np.concatenate(ends)
 
 
 def _vary(
