@@ -239,6 +239,13 @@ def test_density_map_puts_the_density_at_the_true_next_points():
     assert np.median(density) < 1e-3 * peak
 
 
+def test_density_map_of_a_network_that_is_far_off_is_dark():
+    log_weights, loc, covariances = mixtures(10, 2, 1.0)
+    figure = plotting.density_map(wave(10), log_weights, loc + 1e6, covariances)
+    assert not np.asarray(figure.axes[1].images[0].get_array()).max() > 1e-3
+    assert_text_is_inside(figure)
+
+
 def test_density_map_names_what_is_wrong():
     with pytest.raises(ValueError, match="density_map: log_weights must be 39 or 40 steps"):
         plotting.density_map(wave(40), *mixtures(41, 2, 1.0))
@@ -279,6 +286,18 @@ def test_learning_curve_has_units_and_names(against, label, last):
     assert "validation: \N{MINUS SIGN}0.90" in names
     assert "training: \N{MINUS SIGN}0.98" in names
     assert_text_is_inside(figure)
+
+
+@pytest.mark.parametrize("level", [-0.99, 2.97])
+def test_crowded_names_stay_apart_and_beside_the_axes(level):
+    baselines = {"all the way up": 3.0} | {f"baseline {i}": level + 0.001 * i for i in range(6)}
+    figure = plotting.learning_curve(records(), baselines=baselines)
+    assert_text_is_inside(figure)
+    box = figure.axes[0].get_window_extent()
+    for text in figure.axes[0].texts:
+        place = text.get_window_extent()
+        assert box.y0 - 10 < place.y0
+        assert place.y1 < box.y1 + 10
 
 
 @pytest.mark.parametrize("keys", [("nats",), ("valid",), ("nats", "valid")])

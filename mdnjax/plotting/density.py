@@ -262,7 +262,8 @@ def density_map(
         draw_ink(panels[0], sheet)
         _scale_bar(panels[0], sheet, unit)
 
-        high = float(np.quantile(density, 0.9995))
+        lit = density[density > 0]
+        high = float(np.quantile(lit, 0.999)) if len(lit) else 1.0
         norm = LogNorm(high * 10.0**-decades, high)
         shown = panels[1].imshow(
             np.maximum(density, norm.vmin or 0),
