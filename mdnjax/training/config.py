@@ -142,8 +142,10 @@ def _build(description: Any, more: dict[str, Any], taken: set[str]) -> Any:
             return _from_fields(cls, values)
         own = {}
         if kind == "options" and more:
-            own = {k: v for k, v in more.items() if k in inspect.signature(cls).parameters}
-        taken |= own.keys()
+            # Of __init__, not of the class: a metaclass may hide it, as that of nnx modules does.
+            accepted = inspect.signature(cls.__init__).parameters
+            own = {name: value for name, value in more.items() if name in accepted}
+        taken.update(own)
         return cls(**values, **own)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"build: {path} does not accept {values}: {error}") from error
