@@ -9,7 +9,9 @@ With a_t = [x_t, h_{t-1}] W + b, cut into the pre-activations of four gates of w
     o = sigmoid(a_o + p_o c_t)            output gate
     h_t = o tanh(c_t)                     hidden state
 
-(Graves 2013, eq. 7 to 11; without peepholes p = 0). Everything here is time-major, `[T, ..., *]`.
+(Graves 2013, eq. 7 to 11; without peepholes p = 0). Where a new sequence starts at t, c_{t-1} and
+h_{t-1} are forgotten first: both are multiplied by keep_t, 0 there and 1 elsewhere. Everything here
+is time-major, `[T, ..., *]`.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -49,50 +51,69 @@ def cell(weights: Weights, state: State, x: Array) -> tuple[State, Gates]:
     return (c, o * jnp.tanh(c)), (i, f, g, o)
 
 
-def unroll(weights: Weights, state: State, xs: Array) -> tuple[State, Array]:
-    """The recurrence over xs `[T, ..., F]`: the last state, and every h_t `[T, ..., H]`."""
+def _kept(state: State, keep: Array | None) -> State:
+    """The state, forgotten where `keep` `[..., 1]` is 0."""
+    return state if keep is None else (state[0] * keep, state[1] * keep)
 
-    def step(state: State, x: Array) -> tuple[State, Array]:
-        state, _ = cell(weights, state, x)
+
+def unroll(
+    weights: Weights, state: State, xs: Array, keep: Array | None = None
+) -> tuple[State, Array]:
+    """The recurrence over xs `[T, ..., F]`: the last state, and every h_t `[T, ..., H]`.
+
+    `keep` is `[T, ..., 1]`; None keeps everything.
+    """
+
+    def step(state: State, at: tuple[Array, Array | None]) -> tuple[State, Array]:
+        x, keep = at
+        state, _ = cell(weights, _kept(state, keep), x)
         return state, state[1]
 
-    return jax.lax.scan(step, state, xs)
+    return jax.lax.scan(step, state, (xs, keep))
 
 
 @jax.custom_vjp
-def unroll_fused(weights: Weights, state: State, xs: Array) -> tuple[State, Array]:
+def unroll_fused(
+    weights: Weights, state: State, xs: Array, keep: Array | None = None
+) -> tuple[State, Array]:
     """`unroll`, with a backward pass that forms all weight gradients after its loop.
 
     Autodiff of `unroll` adds a matrix of the size of W to the gradient at each step. Here the loop
     backwards only carries (dc, dh) and keeps da_t; then dW = sum_t [x_t, h_{t-1}]^T da_t is one
     matrix product a gate. Reverse mode only, as every `custom_vjp`.
     """
-    return unroll(weights, state, xs)
+    return unroll(weights, state, xs, keep)
 
 
-Residuals: TypeAlias = tuple[Weights, State, Array, Array, Array, Gates]
+Residuals: TypeAlias = tuple[Weights, State, Array, Array | None, Array, Array, Gates]
 
 
-def _forward(weights: Weights, state: State, xs: Array) -> tuple[tuple[State, Array], Residuals]:
-    def step(state: State, x: Array) -> tuple[State, tuple[Array, Array, Gates]]:
+def _forward(
+    weights: Weights, state: State, xs: Array, keep: Array | None = None
+) -> tuple[tuple[State, Array], Residuals]:
+    def step(
+        state: State, at: tuple[Array, Array | None]
+    ) -> tuple[State, tuple[Array, Array, Gates]]:
+        x, keep = at
+        state = _kept(state, keep)
         new, gates = cell(weights, state, x)
         return new, (new[1], state[0], gates)
 
-    last, (hs, cs_before, gates) = jax.lax.scan(step, state, xs)
-    return (last, hs), (weights, state, xs, hs, cs_before, gates)
+    last, (hs, cs_before, gates) = jax.lax.scan(step, state, (xs, keep))
+    return (last, hs), (weights, state, xs, keep, hs, cs_before, gates)
 
 
 def _backward(
     residuals: Residuals, cotangents: tuple[State, Array]
-) -> tuple[Weights, State, Array]:
+) -> tuple[Weights, State, Array, Array | None]:
     r"""With dh_t the sum of what arrives from the loss and from step t + 1, and c' = tanh(c_t).
 
     da_o = dh_t c' o(1-o)
     dc_t += dh_t o (1 - c'^2) + da_o p_o
     da_i = dc_t g i(1-i),  da_f = dc_t c_{t-1} f(1-f),  da_g = dc_t i (1-g^2)
-    dc_{t-1} = dc_t f + da_i p_i + da_f p_f,  dh_{t-1} = da_t W_h^T
+    dc_{t-1} = dc_t f + da_i p_i + da_f p_f,  dh_{t-1} = da_t W_h^T   (times keep_t, both)
     """
-    weights, first, xs, hs, cs_before, gates = residuals
+    weights, first, xs, keep, hs, cs_before, gates = residuals
     (dc_last, dh_last), dhs = cotangents
     num_inputs, width = xs.shape[-1], hs.shape[-1]
     kernels = jnp.split(weights.kernel, 4, axis=-1)
@@ -101,9 +122,9 @@ def _backward(
 
     # The gates stay four arrays throughout: joining them at every step costs more than the
     # larger product saves (on CPU, about twice the time of this loop).
-    def step(state: State, at: tuple[Array, Array, Gates]) -> tuple[State, Gates]:
+    def step(state: State, at: tuple[Array, Array, Gates, Array | None]) -> tuple[State, Gates]:
         dc, dh = state
-        dh_loss, c_before, (i, f, g, o) = at
+        dh_loss, c_before, (i, f, g, o), keep = at
         dh = dh + dh_loss
         squashed = jnp.tanh(f * c_before + i * g)
         da_o = dh * squashed * o * (1 - o)
@@ -117,12 +138,13 @@ def _backward(
         if p_i is not None and p_f is not None:
             dc = dc + da_i * p_i + da_f * p_f
         da = (da_i, da_f, da_g, da_o)
-        return (dc, _sum_of_products(da, to_hidden)), da
+        return _kept((dc, _sum_of_products(da, to_hidden)), keep), da
 
-    state, da = jax.lax.scan(step, (dc_last, dh_last), (dhs, cs_before, gates), reverse=True)
+    state, da = jax.lax.scan(step, (dc_last, dh_last), (dhs, cs_before, gates, keep), reverse=True)
 
     # A column of ones beside [x_t, h_{t-1}] makes the bias' gradient a row of the same product.
     hs_before = jnp.concatenate([first[1][None], hs[:-1]])
+    hs_before = hs_before if keep is None else hs_before * keep
     ones = jnp.ones((*xs.shape[:-1], 1), hs.dtype)
     inputs = jnp.concatenate([xs, hs_before, ones], axis=-1).reshape(-1, num_inputs + width + 1)
     dw = jnp.concatenate([inputs.T @ d.reshape(-1, width) for d in da], axis=-1)
@@ -133,7 +155,7 @@ def _backward(
         pairs = zip((da[0], da[1], da[3]), (cs_before, cs_before, cs), strict=True)
         dpeephole = jnp.stack([(d * c).reshape(-1, width).sum(0) for d, c in pairs])
     dxs = _sum_of_products(da, [kernel[:num_inputs].T for kernel in kernels])
-    return Weights(dw[:-1], dw[-1], dpeephole), state, dxs
+    return Weights(dw[:-1], dw[-1], dpeephole), state, dxs, jax.tree.map(jnp.zeros_like, keep)
 
 
 unroll_fused.defvjp(_forward, _backward)

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mdnjax._checks import require
 from mdnjax._types import Array
@@ -142,13 +142,18 @@ class LSTMStack(nnx.Module):
         return self.unroll(inputs, carry)[1]
 
     def unroll(
-        self, inputs: Float[Array, "*batch T F"], carry: LSTMCarry | None = None
+        self,
+        inputs: Float[Array, "*batch T F"],
+        carry: LSTMCarry | None = None,
+        starts: Bool[Array, "*batch T"] | None = None,
     ) -> tuple[LSTMCarry, Float[Array, "*batch T P"]]:
         """`__call__`, and the carry with which the sequences continue.
 
         Args:
             inputs: `[..., T, F]`.
             carry: Where the sequences continue; zeros if None.
+            starts: `[..., T]`, True where a new sequence starts: what came before is forgotten
+                there. None where none does.
 
         Returns:
             (carry after T, outputs `[..., T, P]`).
@@ -160,10 +165,16 @@ class LSTMStack(nnx.Module):
         dtype, carry = self._prepare(inputs, (*inputs.shape[:-2],), carry)
         unroll = recurrence.unroll_fused if self.backward == "fused" else recurrence.unroll
         xs = jnp.moveaxis(inputs.astype(dtype), -2, 0)
+        keep = None
+        if starts is not None:
+            shape = inputs.shape[:-1]
+            got = f"shape {starts.shape}"
+            require(starts.shape == shape, "LSTMStack", "starts", got, f"of shape {shape}")
+            keep = jnp.moveaxis(1 - starts.astype(dtype), -1, 0)[..., None]
         after, hidden = [], []
         for layer, state in zip(self.layers, carry, strict=True):
             below = jnp.concatenate([xs, *hidden[-1:]], axis=-1)
-            state, hs = unroll(layer.weights(dtype), state, below)
+            state, hs = unroll(layer.weights(dtype), state, below, keep)
             after.append(state)
             hidden.append(hs)
         # The outputs are turned back to batch-major, not the hidden states: they are narrower.
