@@ -26,6 +26,8 @@ from mdnjax.strokes.likelihood import dequantize_corpus as dequantize_corpus
 from mdnjax.strokes.likelihood import evaluate as evaluate
 from mdnjax.strokes.normalize import Normalizer as Normalizer
 from mdnjax.strokes.splits import split_by as split_by
+from mdnjax.strokes.streams import StreamBatch as StreamBatch
+from mdnjax.strokes.streams import Streams as Streams
 from mdnjax.strokes.structure import Strokes as Strokes
 from mdnjax.strokes.svg import SvgOptions as SvgOptions
 from mdnjax.strokes.svg import to_svg as to_svg
@@ -38,6 +40,8 @@ __all__ = [
     "Corpus",
     "LinearBaseline",
     "Normalizer",
+    "StreamBatch",
+    "Streams",
     "StrokeFormatError",
     "StrokeScores",
     "Strokes",
