@@ -103,6 +103,23 @@ def test_lines_differ_keys_differ_and_longer_runs_begin_with_shorter_ones():
     assert (_generate(seed=1).offsets != long.offsets)[:, 1:].any(axis=2).mean() > 0.999
 
 
+def test_lines_start_at_zero_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        mean, std = rng.normal(scale=10, size=2), rng.uniform(10, 50, size=2)
+        normalizer = st.Normalizer(mean=tuple(mean.tolist()), std=tuple(std.tolist()), unit="x")
+        lines = st.generate(
+            _constant,
+            (),
+            HEAD,
+            jax.random.key(0),
+            num_lines=2,
+            max_points=3,
+            normalizer=normalizer,
+        )
+        assert not lines.offsets[:, 0].any()
+
+
 def test_given_first_points_are_kept():
     first = jnp.array([[0.5, -0.5, 1.0], [0.0, 0.0, 0.0]])
     lines = _generate(num_lines=2, max_points=3, first=first)
