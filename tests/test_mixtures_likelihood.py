@@ -1,0 +1,350 @@
+"""Values of the density against SciPy, mpmath, quadrature and exact numbers."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+
+import mdnjax as mdn
+
+KINDS = ("isotropic", "diagonal", "full")
+SHAPES = ((1, 1), (64, 1), (3, 2), (4, 5), (64, 3), (2, 64))
+# Compiled: an eager call would compile each operation by itself.
+nll = jax.jit(mdn.nll, static_argnums=0)
+nll_gradient = jax.jit(mdn.nll_gradient, static_argnums=0)
+log_prob = jax.jit(mdn.log_prob)
+responsibilities = jax.jit(
+    lambda head, raw, y: mdn.responsibilities(head.mixture(raw), y), static_argnums=0
+)
+slope = jax.jit(jax.vmap(jax.grad(mdn.log_prob, argnums=1), in_axes=(None, 0)))
+
+CASES = [(kind, k, dim) for kind in KINDS for k, dim in SHAPES]
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def random_case(kind, k, dim, batch=3, seed=0):
+    """A head, moderate raw outputs and targets near the components."""
+    head = mdn.GaussianHead(num_components=k, dim=dim, covariance=kind)
+    rng = np.random.default_rng([seed, k, dim, len(kind)])
+    rows = rng.normal(size=(batch, head.num_outputs // k, k))
+    scales = 1 if kind == "isotropic" else dim
+    rows[:, 1 : 1 + scales] *= 0.5
+    rows[:, 1 + scales + dim :] /= np.sqrt(dim)
+    return head, rows.reshape(batch, -1), rng.normal(size=(batch, dim))
+
+
+def decode(head, raw):
+    """Raw outputs as documented, in plain NumPy: weights, centres, dense precision factors."""
+    k, dim = head.num_components, head.dim
+    rows = np.asarray(raw, np.float64).reshape(*np.shape(raw)[:-1], -1, k).swapaxes(-1, -2)
+    scales = 1 if head.covariance == "isotropic" else dim
+    logits, s, loc, upper = np.split(rows, [1, 1 + scales, 1 + scales + dim], axis=-1)
+    factor = np.zeros((*loc.shape, dim))
+    factor[...] = np.eye(dim)
+    entries = iter(range(upper.shape[-1]))
+    for i, j in itertools.combinations(range(dim), 2):
+        if head.covariance == "full":
+            factor[..., i, j] = upper[..., next(entries)]
+    factor = np.exp(-np.broadcast_to(s, loc.shape))[..., :, None] * factor
+    return scipy.special.softmax(logits[..., 0], axis=-1), loc, factor
+
+
+def scipy_log_joint(head, raw, y):
+    weights, loc, factor = decode(head, raw)
+    joint = np.empty(weights.shape)
+    for b, k in np.ndindex(*weights.shape):
+        covariance = scipy.stats.Covariance.from_precision(factor[b, k].T @ factor[b, k])
+        normal = scipy.stats.multivariate_normal(loc[b, k], covariance)
+        joint[b, k] = np.log(weights[b, k]) + normal.logpdf(y[b])
+    return joint
+
+
+def mp_log_prob(head, raw, y):
+    """One row at 60 digits, from the exact values of its floating-point inputs."""
+    k, dim = head.num_components, head.dim
+    with mpmath.workdps(60):
+        rows = [[mpmath.mpf(float(x)) for x in row] for row in np.reshape(raw, (-1, k))]
+        scales = 1 if head.covariance == "isotropic" else dim
+        total = normaliser = mpmath.mpf(0)
+        for c in range(k):
+            s = [rows[1 + (i if scales > 1 else 0)][c] for i in range(dim)]
+            delta = [mpmath.mpf(float(y[i])) - rows[1 + scales + i][c] for i in range(dim)]
+            z = list(delta)
+            if head.covariance == "full":
+                for n, (i, j) in enumerate(itertools.combinations(range(dim), 2)):
+                    z[i] += rows[1 + scales + dim + n][c] * delta[j]
+            square = mpmath.fsum((zi * mpmath.exp(-si)) ** 2 for zi, si in zip(z, s, strict=True))
+            log_normal = -square / 2 - mpmath.fsum(s) - dim * mpmath.log(2 * mpmath.pi) / 2
+            total += mpmath.exp(rows[0][c] + log_normal)
+            normaliser += mpmath.exp(rows[0][c])
+        return float(mpmath.log(total) - mpmath.log(normaliser))
+
+
+@pytest.mark.parametrize(("kind", "k", "dim"), CASES)
+def test_values_are_scipys(kind, k, dim, x64):
+    head, raw, y = random_case(kind, k, dim)
+    joint = scipy_log_joint(head, raw, y)
+    expected = scipy.special.logsumexp(joint, axis=-1)
+
+    @jax.jit
+    def everything(raw, y):
+        mix = head.mixture(raw)
+        return -mdn.nll(head, raw, y), mdn.log_prob(mix, y), mdn.responsibilities(mix, y)
+
+    of_head, of_mixture, gamma = everything(raw, y)
+    assert of_head.dtype == of_mixture.dtype == gamma.dtype == jnp.float64
+    np.testing.assert_allclose(of_head, expected, rtol=1e-11)
+    np.testing.assert_allclose(of_mixture, expected, rtol=1e-11)
+    np.testing.assert_allclose(gamma, scipy.special.softmax(joint, axis=-1), rtol=1e-9, atol=1e-12)
+
+    # In float32 each of the D terms carries a few roundings of its own size.
+    raw32, y32 = raw.astype(np.float32), y.astype(np.float32)
+    expected = scipy.special.logsumexp(scipy_log_joint(head, raw32, y32), axis=-1)
+    of_head, of_mixture, gamma = everything(raw32, y32)
+    assert of_head.dtype == of_mixture.dtype == gamma.dtype == jnp.float32
+    np.testing.assert_allclose(of_head, expected, rtol=1e-6, atol=1e-6 * dim)
+    np.testing.assert_allclose(of_mixture, expected, rtol=1e-6, atol=1e-6 * dim)
+    np.testing.assert_allclose(np.sum(gamma, axis=-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "dim"), [(kind, dim) for kind in KINDS for dim in (1, 2, 3)])
+def test_values_are_mpmaths_far_into_the_tails(kind, dim, x64):
+    head = mdn.GaussianHead(num_components=3, dim=dim, covariance=kind)
+    rng = np.random.default_rng(dim)
+    reach = 10.0 ** np.arange(-3, 8)
+    raw = rng.normal(size=(len(reach), head.num_outputs)) * 3
+    y = rng.normal(size=(len(reach), dim)) * reach[:, None]
+    for dtype, rtol in ((np.float64, 1e-13), (np.float32, 2e-6)):
+        raw_, y_ = raw.astype(dtype), y.astype(dtype)
+        expected = [mp_log_prob(head, *row) for row in zip(raw_, y_, strict=True)]
+        got = -nll(head, raw_, y_)
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol)
+
+
+def test_the_scipy_mixture_of_two(x64):
+    mix = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5], weights=[0.3, 0.7])
+    assert float(log_prob(mix, [0.0])) == pytest.approx(-2.5824662965834597, rel=1e-14)
+    parts = [scipy.stats.Normal(mu=m, sigma=s) for m, s in ((-1, 0.1), (1, 0.5))]
+    oracle = scipy.stats.Mixture(parts, weights=[0.3, 0.7])
+    y = np.linspace(-3, 4, 57)
+    np.testing.assert_allclose(log_prob(mix, y[:, None]), oracle.logpdf(y), rtol=1e-12)
+
+
+def test_ray_and_lindsays_two_components_with_three_modes(x64):
+    loc, scale = [[0.0, 0.0], [1.0, 1.0]], np.sqrt([[1, 0.05], [0.05, 1]])
+    points = np.array(
+        [
+            [0.000556582942, 0.000001392230],
+            [20 / 21, 1 / 21],
+            [0.999998607770, 0.999443417058],
+            [0.481553698774, 0.002316720518],
+            [1 - 0.002316720518, 1 - 0.481553698774],
+        ]
+    )
+    log_density = [-1.033130420847, -0.816201405823, -1.033130420847]
+    log_density += [-1.103762922654] * 2
+    diagonal = mdn.GaussianMixture.diagonal(loc, scale)
+    full = mdn.GaussianMixture.full(loc, np.eye(2) * scale[:, None, :] ** 2)
+    for mix in (diagonal, full):
+        np.testing.assert_allclose(log_prob(mix, points), log_density, atol=1e-11)
+        np.testing.assert_allclose(slope(mix, points), 0, atol=1e-9)
+
+
+def test_three_spheres_with_four_modes(x64):
+    angle = np.pi / 2 + 2 * np.pi * np.arange(3) / 3
+    vertices = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    mix = mdn.GaussianMixture.isotropic(vertices, np.full(3, 0.72))
+    points = np.concatenate([np.zeros((1, 2)), 0.647641954 * vertices])
+    log_density = [-2.145375105305] + [-2.131474889656] * 3
+    np.testing.assert_allclose(log_prob(mix, points), log_density, atol=1e-11)
+    np.testing.assert_allclose(slope(mix, points), 0, atol=1e-8)
+
+
+def test_a_weight_of_zero_is_no_component_and_no_nan(x64):
+    """The example of numpyro's pull request 2224."""
+
+    @jax.jit
+    def density(weights, scale):
+        loc = jnp.array([[0.0], [1.0], [2.0]])
+        mix = mdn.GaussianMixture.isotropic(loc, scale, weights=weights)
+        return mdn.log_prob(mix, jnp.array([0.3]))
+
+    weights, scale = jnp.array([0.0, 0.5, 0.5]), jnp.ones(3)
+    value, slopes = jax.value_and_grad(density, argnums=(0, 1))(weights, scale)
+    expected = np.log(scipy.stats.norm.pdf(0.3, [1, 2]).mean())
+    assert float(value) == pytest.approx(expected, rel=1e-14)
+    assert all(np.isfinite(s).all() for s in slopes)
+    assert float(slopes[1][0]) == 0.0
+    # Scaling all the weights changes nothing.
+    assert float(slopes[0] @ weights) == pytest.approx(0, abs=1e-14)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 10.0, 100.0, 1e4])
+def test_one_dimension_integrates_to_one_at_every_scale(scale, x64):
+    """A regularisation of the precision but not of its determinant would show here (sbi)."""
+    kinds = {
+        "isotropic": mdn.GaussianMixture.isotropic([[0.0], [3 * scale]], [scale, 0.5 * scale]),
+        "diagonal": mdn.GaussianMixture.diagonal([[0.0], [3 * scale]], [[scale], [0.5 * scale]]),
+        "full": mdn.GaussianMixture.full(
+            [[0.0], [3 * scale]], [[[scale**2]], [[0.25 * scale**2]]], weights=[0.2, 0.8]
+        ),
+    }
+    # The trapezoid's error on Gaussians is far below rounding at this spacing.
+    y = scale * np.linspace(-12, 15, 1001)
+    for mix in kinds.values():
+        density = np.exp(log_prob(mix, y[:, None]))
+        assert scipy.integrate.trapezoid(density, y) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_dimensions_integrate_to_one(kind, x64):
+    head, raw, _ = random_case(kind, 3, 2, batch=1, seed=5)
+    mix = head.mixture(raw[0])
+    half = float(jnp.max(jnp.abs(mix.loc))) + 12 * np.sqrt(float(jnp.max(mdn.variance(mix))))
+    side = np.linspace(-half, half, 1200)
+    grid = np.stack(np.meshgrid(side, side), axis=-1)
+    total = np.exp(jax.jit(mdn.log_prob)(mix, grid)).sum() * (side[1] - side[0]) ** 2
+    assert total == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_components_have_no_order(kind):
+    head, raw, y = random_case(kind, 5, 3)
+    permuted = raw.reshape(3, -1, 5)[..., [3, 0, 4, 2, 1]].reshape(raw.shape)
+    np.testing.assert_allclose(nll(head, raw, y), nll(head, permuted, y), rtol=2e-6)
+    gamma = responsibilities(head, raw, y)
+    swapped = responsibilities(head, permuted, y)
+    np.testing.assert_allclose(gamma[..., [3, 0, 4, 2, 1]], swapped, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_unnormalised(kind):
+    head, raw, y = random_case(kind, 5, 3)
+    shifted = raw.copy()
+    shifted[:, :5] += 7.0
+    np.testing.assert_allclose(nll(head, shifted, y), nll(head, raw, y), rtol=2e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_contains_diagonal_contains_isotropic(kind, x64):
+    head, raw, y = random_case("isotropic", 4, 3)
+    mix = head.mixture(raw)
+    scale = jnp.exp(mix.log_scale)
+    wide = jnp.broadcast_to(scale[..., None], mix.loc.shape)
+    same = {
+        "isotropic": lambda: mdn.GaussianMixture.isotropic(mix.loc, scale, weights=mix.weights),
+        "diagonal": lambda: mdn.GaussianMixture.diagonal(mix.loc, wide, weights=mix.weights),
+        "full": lambda: mdn.GaussianMixture.full(
+            mix.loc, mix.component_covariances, weights=mix.weights
+        ),
+    }[kind]()
+    np.testing.assert_allclose(log_prob(same, y), -nll(head, raw, y), rtol=1e-13)
+
+
+def test_the_constant_is_complete_for_every_dimension():
+    """(D/2) log 2 pi, which others lost (tonyduan)."""
+    for kind, dim in itertools.product(KINDS, (1, 2, 9)):
+        head = mdn.GaussianHead(num_components=3, dim=dim, covariance=kind)
+        value = nll(head, jnp.zeros(head.num_outputs), jnp.zeros(dim))
+        assert float(value) == pytest.approx(dim / 2 * np.log(2 * np.pi), rel=1e-6)
+
+
+def test_batches_broadcast():
+    head, raw, y = random_case("full", 3, 2, batch=4)
+    raw, y = jnp.asarray(raw, jnp.float32), jnp.asarray(y, jnp.float32)
+    mix = head.mixture(raw)
+    expected = np.array([[nll(head, r, t) for r in raw] for t in y])
+    for got in (
+        nll(head, raw, y[:, None, :]),
+        nll(head, raw[None, :, :], y[:, None, :]),
+        -log_prob(mix, y[:, None, :]),
+        -log_prob(mix[None], y[:, None, :]),
+    ):
+        assert got.shape == (4, 4)
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert mdn.responsibilities(mix, y[:, None, :]).shape == (4, 4, 3)
+    np.testing.assert_allclose(nll(head, raw[0], y), expected[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(nll(head, raw, y[0]), expected[0], rtol=1e-6)
+    gradient = nll_gradient(head, raw[0], y)
+    each = [jax.jit(jax.grad(lambda r, t: mdn.nll(head, r, t)))(raw[0], t) for t in y]
+    np.testing.assert_allclose(gradient, each, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch_is_a_batch(kind):
+    head = mdn.GaussianHead(num_components=2, dim=3, covariance=kind)
+    raw, y = jnp.zeros((0, head.num_outputs)), jnp.zeros((0, 3))
+    assert nll(head, raw, y).shape == (0,)
+    assert nll_gradient(head, raw, y).shape == raw.shape
+    assert log_prob(head.mixture(raw), y).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_raw_outputs_are_widened(dtype):
+    head, raw, y = random_case("full", 3, 2)
+    narrow = jnp.asarray(raw, dtype)
+    wide = narrow.astype(jnp.float32)
+    for f in (nll, nll_gradient):
+        got = f(head, narrow, y)
+        assert got.dtype == jnp.float32
+        np.testing.assert_array_equal(got, f(head, wide, y))
+    assert head.mixture(narrow).loc.dtype == jnp.float32
+    gradient = jax.jit(jax.grad(lambda raw: mdn.nll(head, raw, y).sum()))(narrow)
+    assert gradient.dtype == dtype
+    np.testing.assert_array_equal(gradient, nll_gradient(head, wide, y).astype(dtype))
+
+
+def test_y_takes_the_dtype_of_the_density(x64):
+    head = mdn.GaussianHead(num_components=2, dim=1)
+    raw = jnp.arange(6, dtype=jnp.float32) / 6
+    for y in (np.array([2]), np.array([2.0]), jnp.array([2.0], jnp.bfloat16), np.array([True]) * 2):
+        value = nll(head, raw, y)
+        assert value.dtype == jnp.float32
+        assert float(value) == float(nll(head, raw, jnp.array([2.0], jnp.float32)))
+
+
+def test_errors_name_function_argument_got_and_expected(without_jaxtyping):
+    head = mdn.GaussianHead(num_components=2, dim=1)
+    raw, mix = jnp.zeros((4, 6)), head.mixture(jnp.zeros((4, 6)))
+    missing = r"y must be \[\.\.\., 1\].*got shape \(4,\)"
+    with pytest.raises(ValueError, match=rf"GaussianHead\.nll: {missing}"):
+        mdn.nll(head, raw[0], jnp.zeros(4))
+    with pytest.raises(ValueError, match=rf"log_prob: {missing}"):
+        mdn.log_prob(mix, jnp.zeros(4))
+    with pytest.raises(ValueError, match=rf"responsibilities: {missing}"):
+        mdn.responsibilities(mix, jnp.zeros(4))
+    with pytest.raises(ValueError, match=r"log_prob: y must be .* got shape \(\)"):
+        mdn.log_prob(mix, 0.0)
+    with pytest.raises(ValueError, match=r"batch shapes of raw and y .*\(4,\) and \(3,\)"):
+        mdn.nll(head, raw, jnp.zeros((3, 1)))
+    with pytest.raises(ValueError, match=r"log_prob: the batch shapes of mix and y .*\(4,\)"):
+        mdn.log_prob(mix, jnp.zeros((3, 1)))
+    with pytest.raises(ValueError, match=r"nll: raw must be \[\.\.\., 6\].*got shape \(5,\)"):
+        mdn.nll(head, jnp.zeros(5), jnp.zeros((4, 1)))
+    with pytest.raises(ValueError, match=r"raw must be \[\.\.\., 6\].*got shape \(4, 7\)"):
+        mdn.nll_gradient(head, jnp.zeros((4, 7)), jnp.zeros((4, 1)))
+    with pytest.raises(ValueError, match=r"y must be \[\.\.\., 1\].*got shape \(4, 2\)"):
+        mdn.nll_gradient(head, raw, jnp.zeros((4, 2)))
+
+
+@pytest.fixture
+def without_jaxtyping():
+    """The house's own errors: without the tests' hook, which would speak first."""
+    import jaxtyping
+
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
