@@ -115,7 +115,7 @@ def _backward(
     """
     weights, first, xs, keep, hs, cs_before, gates = residuals
     (dc_last, dh_last), dhs = cotangents
-    num_inputs, width = xs.shape[-1], hs.shape[-1]
+    num_inputs = xs.shape[-1]
     kernels = jnp.split(weights.kernel, 4, axis=-1)
     to_hidden = [kernel[num_inputs:].T for kernel in kernels]
     p_i, p_f, p_o = _peepholes(weights, dc_last.shape)
@@ -146,14 +146,17 @@ def _backward(
     hs_before = jnp.concatenate([first[1][None], hs[:-1]])
     hs_before = hs_before if keep is None else hs_before * keep
     ones = jnp.ones((*xs.shape[:-1], 1), hs.dtype)
-    inputs = jnp.concatenate([xs, hs_before, ones], axis=-1).reshape(-1, num_inputs + width + 1)
-    dw = jnp.concatenate([inputs.T @ d.reshape(-1, width) for d in da], axis=-1)
+    inputs = jnp.concatenate([xs, hs_before, ones], axis=-1)
+    # Contracted over time and batch as they are: merged into one axis, a batch divided among
+    # devices would have to be gathered.
+    lead = tuple(range(inputs.ndim - 1))
+    dw = jnp.concatenate([jnp.tensordot(inputs, d, (lead, lead)) for d in da], axis=-1)
     dpeephole = None
     if weights.peephole is not None:
         i, f, g, _ = gates
         cs = f * cs_before + i * g
         pairs = zip((da[0], da[1], da[3]), (cs_before, cs_before, cs), strict=True)
-        dpeephole = jnp.stack([(d * c).reshape(-1, width).sum(0) for d, c in pairs])
+        dpeephole = jnp.stack([jnp.sum(d * c, lead) for d, c in pairs])
     dxs = _sum_of_products(da, [kernel[:num_inputs].T for kernel in kernels])
     return Weights(dw[:-1], dw[-1], dpeephole), state, dxs, jax.tree.map(jnp.zeros_like, keep)
 

@@ -15,6 +15,8 @@ from mdnjax.training.fit import FitResult as FitResult
 from mdnjax.training.fit import fit as fit
 from mdnjax.training.schedule import Schedule as Schedule
 from mdnjax.training.schedule import adam as adam
+from mdnjax.training.sharding import replicate as replicate
+from mdnjax.training.sharding import split_batch as split_batch
 from mdnjax.training.state import TrainState as TrainState
 from mdnjax.training.state import init_state as init_state
 from mdnjax.training.step import Loss as Loss
@@ -48,6 +50,8 @@ __all__ = [
     "make_validation",
     "read_config",
     "read_metrics",
+    "replicate",
     "restore_checkpoint",
     "save_checkpoint",
+    "split_batch",
 ]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from mdnjax._checks import require
 from mdnjax._types import Array
@@ -30,6 +31,7 @@ from mdnjax.training.checkpoints import (
 )
 from mdnjax.training.config import describe
 from mdnjax.training.schedule import Schedule
+from mdnjax.training.sharding import replicate, split_batch
 from mdnjax.training.state import TrainState, copy_tree, init_state
 from mdnjax.training.step import (
     Loss,
@@ -94,6 +96,7 @@ def fit(
     overwrite: bool = False,
     log_every: int = 10,
     progress: Progress = "auto",
+    mesh: Mesh | None = None,
 ) -> FitResult:
     """Trains parameters on batches until the budget, a plateau, the clock or Ctrl-C ends it.
 
@@ -127,6 +130,8 @@ def fit(
         log_every: Steps between lines of metrics.
         progress: `"bar"`, `"lines"` (one a validation), `"off"`; `"auto"` is a bar on a terminal
             and lines elsewhere.
+        mesh: Devices to divide each batch among, along its leading axis (see `split_batch`); the
+            rest lies on each of them, but for what of `state` the caller has divided already.
 
     Returns:
         The result; on a plateau, on time and on Ctrl-C too (a second Ctrl-C raises).
@@ -178,6 +183,9 @@ def fit(
     step = make_step(loss, optimizer, schedule=schedule, average=average)
     header = _header(config, seed, average, schedule)
     train = init_state(params, state, optimizer, budget=steps or 1, average=average is not None)
+    if mesh is not None:
+        train = replicate(train, mesh)
+        batches = _divided(batches, mesh)
     done = _Progress()
     deadline = None
     if resume and folder is not None and list_checkpoints(folder / "last"):
@@ -196,7 +204,8 @@ def fit(
                 validations=validations,
                 out=folder,
             )
-            train = dataclasses.replace(train, budget=jax.numpy.int32(measured.steps))
+            budget = jax.device_put(np.int32(measured.steps), train.budget.sharding)
+            train = dataclasses.replace(train, budget=budget)
             deadline -= measured.check_seconds
     return _Run(
         step=step,
@@ -213,6 +222,10 @@ def fit(
         log_every=log_every,
         deadline=deadline,
     ).loop(progress)
+
+
+def _divided(batches: Callable[[int], Any], mesh: Mesh) -> Callable[[int], Any]:
+    return lambda step: split_batch(batches(step), mesh)
 
 
 @dataclasses.dataclass

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ def adam(
     """
     require(clip is None or clip > 0, "adam", "clip", clip, "positive, or None")
 
-    def matrices(params: optax.Params) -> optax.Params:
+    def matrices(params: Any) -> Any:
         return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
     return optax.chain(

@@ -6,13 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mdnjax._checks import require
 from mdnjax._types import Array, Key
+from mdnjax.training.sharding import split_batch
 from mdnjax.training.step import Loss
 
 
-def make_validation(key: Key, loss: Loss, batches: Sequence[Any]) -> Callable[[Any, Any], float]:
+def make_validation(
+    key: Key, loss: Loss, batches: Sequence[Any], *, mesh: Mesh | None = None
+) -> Callable[[Any, Any], float]:
     """Compiles the mean of a loss over held-out batches.
 
     Batch i always gets the key `fold_in(key, i)`: what is random in the loss (dequantisation) is
@@ -22,6 +26,7 @@ def make_validation(key: Key, loss: Loss, batches: Sequence[Any]) -> Callable[[A
         key: The validation's random key.
         loss: As for `make_step`, in its evaluation form (no dropout); its new state is dropped.
         batches: The batches, pytrees of arrays; few shapes, for each is compiled once.
+        mesh: Devices to divide each batch among, as for `fit`.
 
     Returns:
         `validate(params, state) -> float`, sum(weight * nats) / sum(weight) over all batches.
@@ -36,6 +41,8 @@ def make_validation(key: Key, loss: Loss, batches: Sequence[Any]) -> Callable[[A
     0.75
     """
     require(len(batches) > 0, "make_validation", "batches", "none", "at least one")
+    if mesh is not None:
+        batches = [split_batch(batch, mesh) for batch in batches]
 
     @jax.jit
     def sums(params: Any, state: Any, batch: Any, index: Array) -> tuple[Array, Array]:
