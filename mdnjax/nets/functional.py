@@ -75,7 +75,7 @@ def functional(module: nnx.Module, method: str = "__call__") -> Functional:
         `Functional(apply, params, state)`.
 
     Raises:
-        ValueError: `module` is no NNX module or lacks the method; when applied: a draw without a
+        ValueError: The module lacks the method; when applied: a draw without a
             key, or `params` or `state` of another structure.
 
     Example:
@@ -88,13 +88,6 @@ def functional(module: nnx.Module, method: str = "__call__") -> Functional:
         ((4, 9), {})
     """
     require(
-        isinstance(module, nnx.Module),
-        "functional",
-        "module",
-        type(module).__name__,
-        "an nnx.Module",
-    )
-    require(
         callable(getattr(module, method, None)),
         "functional",
         "method",
@@ -102,16 +95,16 @@ def functional(module: nnx.Module, method: str = "__call__") -> Functional:
         f"a method of {type(module).__name__}",
     )
     graphdef, *states = nnx.split(module, nnx.Param, nnx.RngKey, nnx.RngCount, ...)
-    params, keys, counts, state = (_flatten(nnx.to_pure_dict(part)) for part in states)
+    own_params, keys, counts, own_state = (_flatten(nnx.to_pure_dict(part)) for part in states)
     key_shapes = {path: value.shape for path, value in keys.items()}
     count_shapes = {path: value.shape for path, value in counts.items()}
 
     def apply(
-        params_: Any, state_: Any, *inputs: Any, key: Key | None = None, train: bool = False
+        params: Any, state: Any, *inputs: Any, key: Key | None = None, train: bool = False
     ) -> tuple[Any, Tree]:
         variables = {
-            **_renamed("params", params_, params),
-            **_renamed("state", state_, state),
+            **_renamed("params", params, own_params),
+            **_renamed("state", state, own_state),
             **_fresh_keys(key, key_shapes),
             **{path: jnp.zeros(shape, jnp.uint32) for path, shape in count_shapes.items()},
         }
@@ -121,9 +114,9 @@ def functional(module: nnx.Module, method: str = "__call__") -> Functional:
             _lock_streams(copy)
         output = getattr(copy, method)(*inputs)
         after = _flatten(nnx.to_pure_dict(nnx.split(copy, nnx.Param, nnx.RngState, ...)[-1]))
-        return output, _nested({path: after[path] for path in state})
+        return output, _nested({path: after[path] for path in own_state})
 
-    return Functional(apply, _nested(params), _nested(state))
+    return Functional(apply, _nested(own_params), _nested(own_state))
 
 
 def _flatten(tree: Any) -> dict[tuple[Any, ...], Any]:
@@ -151,13 +144,13 @@ def _fresh_keys(
     key: Key | None, shapes: dict[tuple[Any, ...], tuple[int, ...]]
 ) -> dict[tuple[Any, ...], jax.Array]:
     """An independent key for every random stream, in the order of their paths."""
-    if key is None:
-        key = jax.random.key(0)  # Only ever met by a carry of zeros: see `_lock_streams`.
-    elif not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+    # Without a key these are only ever met by a carry of zeros: see `_lock_streams`.
+    base = jax.random.key(0) if key is None else key
+    if not jnp.issubdtype(base.dtype, jax.dtypes.prng_key):
+        base = jax.random.wrap_key_data(base)
     fresh = {}
     for index, path in enumerate(sorted(shapes, key=lambda path: tuple(map(str, path)))):
-        stream = jax.random.fold_in(key, index)
+        stream = jax.random.fold_in(base, index)
         fresh[path] = jax.random.split(stream, shapes[path]) if shapes[path] else stream
     return fresh
 

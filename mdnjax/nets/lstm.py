@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Bool, Float
 
 from mdnjax._checks import require
-from mdnjax._types import Array
+from mdnjax._types import Array, ArrayLike
 from mdnjax.nets import _recurrence as recurrence
 from mdnjax.nets._layers import output_layer
 
@@ -125,7 +125,7 @@ class LSTMStack(nnx.Module):
         )
 
     def __call__(
-        self, inputs: Float[Array, "*batch T F"], carry: LSTMCarry | None = None
+        self, inputs: Float[ArrayLike, "*batch T F"], carry: LSTMCarry | None = None
     ) -> Float[Array, "*batch T P"]:
         """The outputs for whole sequences.
 
@@ -143,7 +143,7 @@ class LSTMStack(nnx.Module):
 
     def unroll(
         self,
-        inputs: Float[Array, "*batch T F"],
+        inputs: Float[ArrayLike, "*batch T F"],
         carry: LSTMCarry | None = None,
         starts: Bool[Array, "*batch T"] | None = None,
     ) -> tuple[LSTMCarry, Float[Array, "*batch T P"]]:
@@ -161,8 +161,9 @@ class LSTMStack(nnx.Module):
         Raises:
             ValueError: The inputs or the carry do not fit the stack.
         """
+        inputs = jnp.asarray(inputs)
         require(inputs.ndim >= 2, "LSTMStack", "inputs", f"shape {inputs.shape}", "[..., T, F]")
-        dtype, carry = self._prepare(inputs, (*inputs.shape[:-2],), carry)
+        dtype, carry = self._prepare(inputs, inputs.shape[:-2], carry)
         unroll = recurrence.unroll_fused if self.backward == "fused" else recurrence.unroll
         xs = jnp.moveaxis(inputs.astype(dtype), -2, 0)
         keep = None
@@ -182,7 +183,7 @@ class LSTMStack(nnx.Module):
         return tuple(after), jnp.moveaxis(raw, 0, -2)
 
     def step(
-        self, carry: LSTMCarry, inputs: Float[Array, "*batch F"]
+        self, carry: LSTMCarry, inputs: Float[ArrayLike, "*batch F"]
     ) -> tuple[LSTMCarry, Float[Array, "*batch P"]]:
         """One step in time, by the same weights: for sampling, where an output is the next input.
 
@@ -196,6 +197,7 @@ class LSTMStack(nnx.Module):
         Raises:
             ValueError: The inputs or the carry do not fit the stack.
         """
+        inputs = jnp.asarray(inputs)
         dtype, carry = self._prepare(inputs, inputs.shape[:-1], carry)
         x = inputs.astype(dtype)
         after, hidden = [], []

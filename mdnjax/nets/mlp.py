@@ -4,11 +4,12 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
 from mdnjax._checks import require
-from mdnjax._types import Array
+from mdnjax._types import Array, ArrayLike
 from mdnjax.nets._layers import output_layer
 
 
@@ -60,7 +61,7 @@ class MLP(nnx.Module):
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout > 0.0 else None
         self.activation = activation
 
-    def __call__(self, inputs: Float[Array, "*batch F"]) -> Float[Array, "*batch P"]:
+    def __call__(self, inputs: Float[ArrayLike, "*batch F"]) -> Float[Array, "*batch P"]:
         """The network's output.
 
         Args:
@@ -69,7 +70,7 @@ class MLP(nnx.Module):
         Returns:
             `[..., P]`.
         """
-        h = inputs
+        h = jnp.asarray(inputs)
         for layer in self.layers:
             h = self.activation(layer(h))
             if self.dropout is not None:

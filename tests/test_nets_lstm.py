@@ -1,0 +1,267 @@
+"""The LSTM stack against a loop in NumPy, against Flax's cell, and against itself."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.test_util import check_grads
+
+import mdnjax as mdn
+from mdnjax import nets
+
+
+def random_stack(*, seed=0, dtype=jnp.float32, **options):
+    """A stack of two layers as a function, every parameter random (none starts at zero)."""
+    stack = nets.LSTMStack(3, (5, 4), 2, peepholes=True, rngs=nnx.Rngs(0), **options)
+    net = nets.functional(stack)
+    leaves, treedef = jax.tree.flatten(net.params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    leaves = [
+        0.7 * jax.random.normal(key, leaf.shape, dtype)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return stack, net, jax.tree.unflatten(treedef, leaves)
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def numpy_stack(params, x):
+    """Graves (2013), eq. 1 to 11, written out; x `[B, T, F]`, float64."""
+    params = jax.tree.map(np.asarray, params)
+    layers = [params["layers"][name] for name in sorted(params["layers"])]
+    state = [[np.zeros((len(x), layer["peephole"].shape[1])) for _ in range(2)] for layer in layers]
+    outputs = []
+    for t in range(x.shape[1]):
+        hidden = []
+        for n, layer in enumerate(layers):
+            c, h = state[n]
+            inputs = [x[:, t]] + ([hidden[-1]] if hidden else []) + [h]
+            a = np.concatenate(inputs, axis=1) @ layer["kernel"] + layer["bias"]
+            width = c.shape[1]
+            a_i, a_f, a_g, a_o = (a[:, k * width : (k + 1) * width] for k in range(4))
+            p_i, p_f, p_o = layer["peephole"]
+            i, f = sigmoid(a_i + p_i * c), sigmoid(a_f + p_f * c)
+            c = f * c + i * np.tanh(a_g)
+            h = sigmoid(a_o + p_o * c) * np.tanh(c)
+            state[n] = [c, h]
+            hidden.append(h)
+        out = np.concatenate(hidden, axis=1) @ params["output"]["kernel"]
+        outputs.append(out + params["output"]["bias"])
+    return state, np.stack(outputs, axis=1)
+
+
+@pytest.mark.parametrize("backward", ["fused", "scan"])
+def test_is_graves_equations(x64, backward):
+    stack, net, params = random_stack(dtype=jnp.float64, backward=backward)
+    x = np.random.default_rng(0).normal(size=(3, 7, 3))
+    carry, expected = numpy_stack(params, x)
+    np.testing.assert_allclose(net.apply(params, {}, x)[0], expected, rtol=1e-12, atol=1e-13)
+    unroll = nets.functional(stack, method="unroll")
+    (got, raw), _ = unroll.apply(params, {}, x)
+    np.testing.assert_allclose(raw, expected, rtol=1e-12, atol=1e-13)
+    chex.assert_trees_all_close(jax.tree.leaves(got), jax.tree.leaves(carry), rtol=1e-12)
+
+
+def test_is_flaxs_cell():
+    cell = nnx.LSTMCell(3, 6, rngs=nnx.Rngs(0))
+    stack = nets.LSTMStack(3, (6,), 6, rngs=nnx.Rngs(1))
+    gates = [("ii", "hi"), ("if_", "hf"), ("ig", "hg"), ("io", "ho")]
+    params = {
+        "layers": {
+            "0": {
+                "kernel": jnp.concatenate(
+                    [
+                        jnp.concatenate([getattr(cell, w).kernel[...] for w in pair])
+                        for pair in gates
+                    ],
+                    axis=1,
+                ),
+                "bias": jnp.concatenate([getattr(cell, h).bias[...] for _, h in gates]) + 0.3,
+            }
+        },
+        "output": {"kernel": jnp.eye(6), "bias": jnp.zeros(6)},
+    }
+    for _, name in gates:
+        getattr(cell, name).bias[...] = getattr(cell, name).bias[...] + 0.3
+    x = jax.random.normal(jax.random.key(0), (2, 9, 3))
+    got, _ = nets.functional(stack).apply(params, {}, x)
+    np.testing.assert_allclose(got, nnx.RNN(cell)(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("peepholes", [False, True])
+def test_fused_gradient_is_autodiffs(x64, peepholes):
+    rng = np.random.default_rng(0)
+    stacks = {
+        backward: nets.LSTMStack(
+            3, (5, 4), 2, peepholes=peepholes, backward=backward, rngs=nnx.Rngs(0)
+        )
+        for backward in ("fused", "scan")
+    }
+    nets_ = {name: nets.functional(stack, method="unroll") for name, stack in stacks.items()}
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(scale=0.7, size=leaf.shape)), nets_["scan"].params
+    )
+    x = jnp.asarray(rng.normal(size=(3, 7, 3)))
+    carry = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), stacks["scan"].initial_carry((3,))
+    )
+
+    # The last carry and every output count, each with its own weight.
+    weights = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), (carry, np.zeros((3, 7, 2)))
+    )
+
+    def loss(net):
+        def value(params, x, carry):
+            out, _ = net.apply(params, {}, x, carry)
+            return sum(
+                jnp.sum(w * jnp.sin(o))
+                for w, o in zip(jax.tree.leaves(weights), jax.tree.leaves(out), strict=True)
+            )
+
+        return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))
+
+    fused = loss(nets_["fused"])(params, x, carry)
+    plain = loss(nets_["scan"])(params, x, carry)
+    chex.assert_trees_all_close(fused, plain, rtol=1e-10, atol=1e-12)
+    assert all(float(jnp.abs(leaf).min()) > 0 for leaf in jax.tree.leaves(plain))
+
+
+def test_fused_gradient_is_finite_differences(x64):
+    _, net, params = random_stack(dtype=jnp.float64)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)))
+    apply = jax.jit(lambda params, x: net.apply(params, {}, x)[0])
+    check_grads(apply, (params, x), order=1, modes=["rev"])
+
+
+def test_plain_path_has_forward_and_second_derivatives(x64):
+    _, net, params = random_stack(dtype=jnp.float64, backward="scan")
+    x, u, v = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, 3, 3)))
+
+    def loss(x):
+        return jnp.sum(jnp.sin(net.apply(params, {}, x)[0]))
+
+    @jax.jit
+    def derivatives(x, u, v):
+        slope = jax.jvp(loss, (x,), (u,))[1]
+        curve_u = jax.jvp(jax.grad(loss), (x,), (u,))[1]
+        curve_v = jax.jvp(jax.grad(loss), (x,), (v,))[1]
+        return jax.grad(loss)(x), slope, curve_u, curve_v
+
+    grad, slope, curve_u, curve_v = derivatives(x, u, v)
+    np.testing.assert_allclose(slope, jnp.vdot(grad, u), rtol=1e-10)
+    np.testing.assert_allclose(jnp.vdot(v, curve_u), jnp.vdot(u, curve_v), rtol=1e-8)
+    step = 1e-5
+    ahead, behind = derivatives(x + step * u, u, v)[0], derivatives(x - step * u, u, v)[0]
+    np.testing.assert_allclose((ahead - behind) / (2 * step), curve_u, rtol=1e-6, atol=1e-8)
+
+
+def test_fused_gradient_vmaps():
+    _, net, params = random_stack()
+    x = jax.random.normal(jax.random.key(0), (3, 2, 4, 3))
+    grad = jax.jit(jax.grad(lambda p, x: jnp.sum(jnp.sin(net.apply(p, {}, x)[0]))))
+    batched = jax.vmap(grad, in_axes=(None, 0))(params, x)
+    looped = [grad(params, one) for one in x]
+    chex.assert_trees_all_close(
+        batched, jax.tree.map(lambda *g: jnp.stack(g), *looped), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_steps_and_windows_are_the_sequence(batch):
+    stack, net, params = random_stack()
+    step = nets.functional(stack, method="step")
+    unroll = nets.functional(stack, method="unroll")
+    x = jax.random.normal(jax.random.key(0), (*batch, 8, 3))
+    (last, whole), _ = unroll.apply(params, {}, x)
+    assert whole.shape == (*batch, 8, 2)
+    np.testing.assert_allclose(net.apply(params, {}, x)[0], whole, rtol=1e-6)
+
+    def one(carry, x_t):
+        out, _ = step.apply(params, {}, carry, x_t)
+        return out
+
+    carry, raws = jax.lax.scan(one, stack.initial_carry(batch), jnp.moveaxis(x, -2, 0))
+    np.testing.assert_allclose(jnp.moveaxis(raws, 0, -2), whole, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(carry, last, rtol=1e-4, atol=1e-5)
+
+    (carry, first), _ = unroll.apply(params, {}, x[..., :5, :])
+    second, _ = net.apply(params, {}, x[..., 5:, :], carry)
+    joined = jnp.concatenate([first, second], axis=-2)
+    np.testing.assert_allclose(joined, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_what_comes_later_changes_no_output():
+    _, net, params = random_stack()
+    x = jax.random.normal(jax.random.key(0), (2, 6, 3))
+    padded = jnp.concatenate([x, jnp.full((2, 5, 3), 9.0)], axis=1)
+    out, _ = net.apply(params, {}, padded)
+    np.testing.assert_allclose(out[:, :6], net.apply(params, {}, x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_start():
+    stack = nets.LSTMStack(3, (8, 8), 2, peepholes=True, rngs=nnx.Rngs(0))
+    params = nets.functional(stack).params
+    for name, fan_in in (("0", 3), ("1", 11)):
+        layer = params["layers"][name]
+        assert layer["kernel"].shape == (fan_in + 8, 32)
+        np.testing.assert_array_equal(layer["bias"], np.repeat([0, 1, 0, 0], 8))
+        np.testing.assert_array_equal(layer["peephole"], np.zeros((3, 8)))
+        for gate in np.split(np.asarray(layer["kernel"])[fan_in:], 4, axis=1):
+            np.testing.assert_allclose(gate.T @ gate, np.eye(8), atol=1e-5)
+    wide = nets.functional(nets.LSTMStack(50, (100,), 1, rngs=nnx.Rngs(0)))
+    on_inputs = wide.params["layers"]["0"]["kernel"][:50]
+    # 20,000 weights: the sample's standard deviation is within 3 per cent (six sigma).
+    assert abs(float(on_inputs.std()) * np.sqrt(50) - 1) < 0.03
+    gates = np.split(np.asarray(wide.params["layers"]["0"]["kernel"])[50:], 4, axis=1)
+    assert not np.allclose(gates[0], gates[1])
+
+
+def test_traced_once():
+    _, net, params = random_stack()
+    x = jnp.zeros((2, 6, 3))
+    grad = jax.jit(
+        jax.grad(chex.assert_max_traces(lambda p, x: jnp.sum(net.apply(p, {}, x)[0]), n=1))
+    )
+    for factor in (1.0, 0.5, 0.0):
+        grad(jax.tree.map(lambda leaf, factor=factor: factor * leaf, params), x + factor)
+    chex.clear_trace_counter()
+
+
+def test_takes_a_mixture_as_output():
+    head = mdn.ProductHead(
+        offset=mdn.GaussianHead(num_components=4, dim=2, covariance="full"),
+        pen_up=mdn.BernoulliHead(),
+    )
+    output = nets.MixtureDense(9, head, rngs=nnx.Rngs(1))
+    stack = nets.LSTMStack(3, (5, 4), output, rngs=nnx.Rngs(0))
+    raw = stack(jnp.zeros((2, 6, 3)))
+    assert raw.shape == (2, 6, head.num_outputs)
+    nll = head.nll(raw, {"offset": jnp.zeros((2, 6, 2)), "pen_up": jnp.zeros((2, 6))})
+    assert nll.shape == (2, 6)
+
+
+def test_bfloat16_inputs_are_computed_in_the_parameters_dtype():
+    _, net, params = random_stack()
+    x = jax.random.normal(jax.random.key(0), (2, 6, 3)).astype(jnp.bfloat16)
+    out, _ = net.apply(params, {}, x)
+    assert out.dtype == jnp.float32
+    expected, _ = net.apply(params, {}, x.astype(jnp.float32))
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_errors():
+    rngs = nnx.Rngs(0)
+    with pytest.raises(ValueError, match="LSTMStack: hidden must be at least one width"):
+        nets.LSTMStack(3, (), 1, rngs=rngs)
+    with pytest.raises(ValueError, match="LSTMStack: in_features, hidden must be widths >= 1"):
+        nets.LSTMStack(3, (4, 0), 1, rngs=rngs)
+    stack = nets.LSTMStack(3, (4,), 2, rngs=rngs)
+    with pytest.raises(ValueError, match=r"LSTMStack: inputs must be \[..., 3\], got shape"):
+        stack(jnp.zeros((2, 5, 4)))
+    with pytest.raises(ValueError, match=r"LSTMStack: carry must be \[\[\(2, 4\), \(2, 4\)\]\]"):
+        stack.step(stack.initial_carry((3,)), jnp.zeros((2, 3)))

@@ -1,0 +1,155 @@
+"""Where a mixture density network starts: centres apart, weights even, scales wide."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.spatial
+import scipy.stats
+import scipy.stats.qmc
+from flax import nnx
+
+import mdnjax as mdn
+from mdnjax import nets
+
+bias_from_targets = jax.jit(nets.bias_from_targets, static_argnums=1)
+
+KINDS = ("isotropic", "diagonal", "full")
+STROKE = mdn.ProductHead(
+    offset=mdn.GaussianHead(num_components=20, dim=2, covariance="full"),
+    pen_up=mdn.BernoulliHead(),
+)
+
+
+def test_is_a_linear_layer():
+    layer = nets.MixtureDense(6, STROKE, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(size=(3, 4, 6)).astype(np.float32)
+    expected = x @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+    np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-6)
+    assert expected.shape == (3, 4, STROKE.num_outputs)
+
+
+@pytest.mark.parametrize(
+    ("covariance", "k", "dim"),
+    [("isotropic", 1, 1), ("isotropic", 5, 1), ("diagonal", 20, 2), ("full", 8, 16)],
+)
+def test_starts_spread_and_even(covariance, k, dim):
+    head = mdn.GaussianHead(num_components=k, dim=dim, covariance=covariance)
+    layer = nets.MixtureDense(64, head, rngs=nnx.Rngs(0))
+    at_zero = head.mixture(layer(jnp.zeros(64)))
+    np.testing.assert_allclose(at_zero.weights, np.full(k, 1 / k), rtol=1e-5)
+    np.testing.assert_allclose(
+        at_zero.component_covariances, np.broadcast_to(np.eye(dim), (k, dim, dim)), atol=1e-5
+    )
+    # Inputs of a network's size move the start little: no weight doubles, no scale leaves 2.
+    x = jax.random.uniform(jax.random.key(0), (100, 64), minval=-1.0)
+    moved = head.mixture(layer(x))
+    assert float(moved.weights.max()) < 2 / k
+    variances = jnp.diagonal(moved.component_covariances, axis1=-2, axis2=-1)
+    assert float(variances.min()) > 1 / 4
+    assert float(variances.max()) < 4
+
+
+def test_centres_in_one_dimension_are_the_normals_quantiles():
+    head = mdn.GaussianHead(num_components=7, dim=1)
+    loc = head.mixture(nets.spread_bias(head)).loc[:, 0]
+    np.testing.assert_allclose(loc, scipy.stats.norm.ppf((np.arange(7) + 0.5) / 7), atol=1e-6)
+
+
+def test_centres_in_two_dimensions_fill_the_normals_range():
+    head = mdn.GaussianHead(num_components=50, dim=2)
+    loc = np.asarray(head.mixture(nets.spread_bias(head)).loc)
+    uniform = scipy.stats.norm.cdf(loc)
+    # Random points have ((5/4)^2 - (13/12)^2) / 50 = 0.0078 on average.
+    assert scipy.stats.qmc.discrepancy(uniform) < 0.0025
+    assert scipy.spatial.distance.pdist(loc).min() > 0.1
+
+
+def test_product_heads_have_each_part_in_its_place():
+    parts = STROKE.split(nets.spread_bias(STROKE))
+    np.testing.assert_array_equal(parts["offset"], nets.spread_bias(STROKE["offset"]))
+    np.testing.assert_array_equal(parts["pen_up"], [0.0])
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_targets_in_clusters_are_found(covariance):
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [100.0, 1.0], [0.0, 5.0], [-200.0, -3.0]])
+    share = np.array([0.4, 0.3, 0.2, 0.1])
+    label = rng.choice(4, size=4000, p=share)
+    noise = rng.normal(size=(4000, 2)) * [8.0, 0.2]
+    targets = (centres[label] + noise).reshape(40, 100, 2).astype(np.float32)
+    head = mdn.GaussianHead(num_components=4, dim=2, covariance=covariance)
+    mix = head.mixture(bias_from_targets(jax.random.key(0), head, targets))
+    loc, covariances = np.asarray(mix.loc), np.asarray(mix.component_covariances)
+    order = [int(np.argmin(np.abs((loc - c) / [8, 0.2]).sum(-1))) for c in centres]
+    assert sorted(order) == [0, 1, 2, 3]
+    for index, found in enumerate(order):
+        mine = (centres[label] + noise)[label == index]
+        # 0.03 standard deviations: a handful of points on the wrong side of a border.
+        assert np.all(np.abs(loc[found] - mine.mean(0)) < 0.03 * mine.std(0) + 1e-3)
+        assert abs(float(mix.weights[found]) - (label == index).mean()) < 0.002
+        if covariance != "isotropic":
+            added = 0.01 * targets.reshape(-1, 2).var(0)
+            expected = mine.var(0) + added
+            got = np.diagonal(covariances[found])
+            np.testing.assert_allclose(got, expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_targets_make_a_better_start_whatever_their_units(covariance):
+    rng = np.random.default_rng(1)
+    head = mdn.GaussianHead(num_components=6, dim=3, covariance=covariance)
+    mixing = rng.normal(size=(3, 3)).astype(np.float32)
+    unit = rng.standard_t(3, size=(3000, 3)).astype(np.float32) @ mixing
+    nll = {}
+    for scale in (1.0, 1e-3, 1e4):
+        bias = bias_from_targets(jax.random.key(0), head, unit * np.float32(scale))
+        nll[scale] = float(head.nll(bias[None], unit * np.float32(scale)).mean())
+        nll[scale] -= 3 * np.log(scale)
+    alone = mdn.GaussianHead(num_components=1, dim=3, covariance=covariance)
+    one = bias_from_targets(jax.random.key(0), alone, unit)
+    assert nll[1.0] < float(alone.nll(one[None], unit).mean()) - 0.1
+    assert nll[1.0] < float(head.nll(nets.spread_bias(head)[None], unit).mean())
+    np.testing.assert_allclose([nll[1e-3], nll[1e4]], nll[1.0], rtol=1e-3)
+
+
+def test_targets_on_few_points_leave_no_needle():
+    head = mdn.GaussianHead(num_components=8, dim=2, covariance="full")
+    targets = np.repeat(np.eye(2, dtype=np.float32), 50, axis=0)
+    mix = head.mixture(bias_from_targets(jax.random.key(0), head, targets))
+    eigenvalues = np.linalg.eigvalsh(mix.component_covariances)
+    assert eigenvalues.min() > 0.009 * targets.var(0).min()
+    assert np.all(np.isfinite(mix.loc))
+    constant = bias_from_targets(jax.random.key(0), head, np.ones((9, 2), np.float32))
+    assert np.all(np.isfinite(constant))
+
+
+def test_pen_up_starts_at_its_rate():
+    rng = np.random.default_rng(0)
+    targets = {
+        "offset": rng.normal(size=(30, 10, 2)).astype(np.float32),
+        "pen_up": (np.arange(300) < 12).reshape(30, 10),
+    }
+    bias = bias_from_targets(jax.random.key(0), STROKE, targets)
+    parts = STROKE.split(bias)
+    np.testing.assert_allclose(STROKE["pen_up"].probability(parts["pen_up"]), 12.5 / 301, rtol=1e-5)
+    layer = nets.MixtureDense(4, STROKE, bias=bias, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(layer(jnp.zeros(4)), bias)
+    never = bias_from_targets(jax.random.key(0), mdn.BernoulliHead(), np.zeros(10))
+    np.testing.assert_allclose(never, np.log(0.5 / 10.5), rtol=1e-5)
+
+
+def test_errors():
+    head = mdn.GaussianHead(num_components=3, dim=2)
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="bias_from_targets: targets must be at least 3, got 2"):
+        nets.bias_from_targets(key, head, jnp.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"bias_from_targets: targets must be \[..., 2\]"):
+        nets.bias_from_targets(key, head, jnp.zeros((5, 3)))
+    with pytest.raises(ValueError, match=r"targets must be a mapping with the keys \['offset'"):
+        nets.bias_from_targets(key, STROKE, {"offset": jnp.zeros((30, 2))})
+    with pytest.raises(ValueError, match=r"MixtureDense: bias must be of shape \(12,\)"):
+        nets.MixtureDense(3, head, bias=jnp.zeros(5), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="MixtureDense: in_features must be >= 1, got 0"):
+        nets.MixtureDense(0, head, rngs=nnx.Rngs(0))
