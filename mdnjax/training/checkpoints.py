@@ -4,10 +4,11 @@ A checkpoint is a folder, complete from the moment it has its name:
 
     config.json      format and package versions, seed, progress, architecture, head, normaliser,
                      and the name, dtype and shape of every array
-    model/           Orbax: params, the network's state, and the average where there is one
+    model/           Orbax: params, and the average where there is one
+    state/           Orbax: the network's state, where it has any
     training/        Orbax: the optimiser's state, step and budget
 
-A run keeps `last/<step>` and `best/<step>`. `load_model` reads `model/` only.
+A run keeps `last/<step>` and `best/<step>`. `load_model` reads `model/` and `state/` only.
 """
 
 import contextlib
@@ -131,7 +132,8 @@ def restore_checkpoint(
     folder = find_checkpoint(path, prefer="last")
     config = read_config(folder)
     read = {item: _read_arrays(folder, item, tree, config) for item, tree in _items(like).items()}
-    return dataclasses.replace(like, **read["model"], **read["training"]), config
+    fields = {name: tree for item in read.values() for name, tree in item.items()}
+    return dataclasses.replace(like, **fields), config
 
 
 def find_checkpoint(path: str | os.PathLike[str], *, prefer: str = "best") -> pathlib.Path:
@@ -235,14 +237,19 @@ def load_model(path: str | os.PathLike[str], *, method: str = "__call__") -> Mod
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     room, seam = _SEAM
     functional = getattr(importlib.import_module(room), seam)(module, method=method)
-    expected = {"params": functional.params, "state": functional.state}
+    expected = {"params": functional.params}
     if config.get("average") is not None:
         expected["average"] = functional.params
     arrays = _read_arrays(folder, "model", expected, config)
+    # A network without state of its own may have been trained with one of the loss's, such as
+    # the carry of a recurrent network from batch to batch, which is no part of the model.
+    state = functional.state
+    if jax.tree.leaves(state):
+        state = _read_arrays(folder, "state", {"state": state}, config)["state"]
     return Model(
         apply=functional.apply,
         params=arrays.get("average", arrays["params"]),
-        state=arrays["state"],
+        state=state,
         head=head,
         normalizer=normalizer,
         config=config,
@@ -260,11 +267,12 @@ def package_versions() -> dict[str, str]:
 
 
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:
-    model = {"params": state.params, "state": state.state}
+    model = {"params": state.params}
     if state.average is not None:
         model["average"] = state.average
     training = {"opt_state": state.opt_state, "step": state.step, "budget": state.budget}
-    return {"model": model, "training": training}
+    items = {"model": model, "state": {"state": state.state}, "training": training}
+    return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 
 def _index(tree: Any) -> dict[str, str]:
