@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -162,6 +163,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, whole, kill_at):
     check_equal_runs(whole, resumed, tmp_path)
 
 
+def test_a_best_that_is_later_than_the_last_is_made_anew(tmp_path, whole):
+    """As after a kill between the two: here the later best even holds something else."""
+    result, _ = whole
+    assert result.step > 8
+
+    def dying(n):
+        if n == result.step - 1:
+            raise RuntimeError("killed")
+        return batches(n)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(loss=noisy_loss, out=tmp_path, batches=dying)
+    best = tmp_path / "best"
+    (before,) = best.iterdir()
+    shutil.copytree(before, best / f"{result.step:08d}")
+    resumed = fit(loss=noisy_loss, out=tmp_path, resume=True)
+    check_equal_runs(whole, resumed, tmp_path)
+    saved, _ = training.restore_checkpoint(best, resumed.last)
+    same_trees(saved.average, result.params)
+
+
 def test_ctrl_c_saves_and_resumes_in_the_middle_of_a_window(tmp_path, whole):
     def interrupting(n):
         if n == 19:
@@ -300,11 +322,19 @@ def test_minutes_become_a_budget_that_the_checkpoint_keeps(tmp_path, monkeypatch
 def test_time_that_is_up_ends_the_run_with_a_checkpoint(tmp_path, monkeypatch):
     clock = Clock(monkeypatch)
     # Measured at 0.1 s, each step later takes 1 s.
-    tick = clock.batches(lambda n: 0.1 if clock.now < 1002 else 1.0)
-    result = fit(steps=None, minutes=1.0, batches=tick, out=tmp_path, validations=2)
+    tick = clock.batches(lambda n: 0.1 if clock.now < 1006 else 1.0)
+    result = fit(
+        steps=None,
+        minutes=1.0,
+        batches=tick,
+        validate=clock.validate,
+        validations=2,
+        out=tmp_path,
+    )
     assert result.stopped == "time"
-    assert 1059 < clock.now < 1062
-    assert 50 < int(result.last.step) < int(result.last.budget)
+    # The last validation, of 2 s, fits in the minute; the step under way may not.
+    assert 1060 < clock.now <= 1061
+    assert 45 < int(result.last.step) < int(result.last.budget)
     assert training.find_checkpoint(tmp_path, prefer="last").name == f"{int(result.last.step):08d}"
     assert training.read_metrics(tmp_path / "metrics.jsonl")[-1]["valid"] is not None
 

@@ -5,6 +5,7 @@ from mdnjax.training.checkpoints import CheckpointError as CheckpointError
 from mdnjax.training.checkpoints import Model as Model
 from mdnjax.training.checkpoints import find_checkpoint as find_checkpoint
 from mdnjax.training.checkpoints import load_model as load_model
+from mdnjax.training.checkpoints import package_versions as package_versions
 from mdnjax.training.checkpoints import read_config as read_config
 from mdnjax.training.checkpoints import restore_checkpoint as restore_checkpoint
 from mdnjax.training.checkpoints import save_checkpoint as save_checkpoint
@@ -48,6 +49,7 @@ __all__ = [
     "load_model",
     "make_step",
     "make_validation",
+    "package_versions",
     "read_config",
     "read_metrics",
     "replicate",
