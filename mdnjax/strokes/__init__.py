@@ -24,6 +24,7 @@ from mdnjax.strokes.likelihood import StrokeScores as StrokeScores
 from mdnjax.strokes.likelihood import convolve as convolve
 from mdnjax.strokes.likelihood import dequantize_corpus as dequantize_corpus
 from mdnjax.strokes.likelihood import evaluate as evaluate
+from mdnjax.strokes.likelihood import stroke_parts as stroke_parts
 from mdnjax.strokes.normalize import Normalizer as Normalizer
 from mdnjax.strokes.splits import split_by as split_by
 from mdnjax.strokes.streams import StreamBatch as StreamBatch
@@ -65,6 +66,7 @@ __all__ = [
     "read_npz",
     "split_by",
     "stroke_head",
+    "stroke_parts",
     "to_offsets",
     "to_positions",
     "to_svg",

@@ -69,8 +69,8 @@ def next_step_pairs(
 
 
 def dequantize(
-    key: Key, targets: Mapping[str, Array], scale: tuple[float, float]
-) -> dict[str, Array]:
+    key: Key, targets: Mapping[str, Array | np.ndarray], scale: tuple[float, float]
+) -> dict[str, Array | np.ndarray]:
     """Targets with uniform noise of one device unit on their offsets.
 
     Device coordinates are whole numbers, so a density could buy any likelihood with needles on the
