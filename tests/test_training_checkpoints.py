@@ -193,6 +193,9 @@ def test_errors_name_the_path_and_what_is_wrong(tmp_path):
         training.CheckpointError, match=r"average/layer/bias: got float32\[3\], expected None"
     ):
         training.restore_checkpoint(path, make_state(average=False))
+    stateless = training.init_state(like.params, {}, OPTIMIZER, budget=7, average=True)
+    with pytest.raises(training.CheckpointError, match="state, training, expected model, training"):
+        training.restore_checkpoint(path, stateless)
     with pytest.raises(training.CheckpointError, match="expected an architecture"):
         training.load_model(path)
 

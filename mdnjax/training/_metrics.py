@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import sys
 import time
 from typing import Any, Literal
@@ -134,8 +135,10 @@ class Display:
         self._lines = kind == "lines"
         self._bar: Any = None
         if kind == "bar":
+            # Pseudo-terminals may claim a width of 0, which shutil reads as 80 and tqdm as silence.
+            width = shutil.get_terminal_size().columns
             self._bar = require_extra("tqdm").tqdm(
-                total=budget, initial=start, unit="step", file=sys.stderr, dynamic_ncols=True
+                total=budget, initial=start, unit="step", file=sys.stderr, ncols=width
             )
         self._budget = budget
         self._nats = self._mass = 0.0

@@ -131,7 +131,11 @@ def restore_checkpoint(
     """
     folder = find_checkpoint(path, prefer="last")
     config = read_config(folder)
-    read = {item: _read_arrays(folder, item, tree, config) for item, tree in _items(like).items()}
+    items = _items(like)
+    if config.get("arrays", {}).keys() != items.keys():
+        got = ", ".join(config.get("arrays", {})) or "no arrays"
+        raise CheckpointError(f"{folder}: got {got}, expected {', '.join(items)}.")
+    read = {item: _read_arrays(folder, item, tree, config) for item, tree in items.items()}
     fields = {name: tree for item in read.values() for name, tree in item.items()}
     return dataclasses.replace(like, **fields), config
 
