@@ -135,10 +135,15 @@ class Display:
         self._lines = kind == "lines"
         self._bar: Any = None
         if kind == "bar":
-            # Pseudo-terminals may claim a width of 0, which shutil reads as 80 and tqdm as silence.
-            width = shutil.get_terminal_size().columns
+            # A pseudo-terminal may claim a size of 0 by 0: tqdm then shows nothing, shutil says 80.
+            size = shutil.get_terminal_size()
             self._bar = require_extra("tqdm").tqdm(
-                total=budget, initial=start, unit="step", file=sys.stderr, ncols=width
+                total=budget,
+                initial=start,
+                unit="step",
+                file=sys.stderr,
+                ncols=size.columns,
+                nrows=size.lines,
             )
         self._budget = budget
         self._nats = self._mass = 0.0
