@@ -14,8 +14,9 @@ from mdnjax.training.config import build as build
 from mdnjax.training.config import describe as describe
 from mdnjax.training.fit import FitResult as FitResult
 from mdnjax.training.fit import fit as fit
+from mdnjax.training.optimizers import adam as adam
+from mdnjax.training.optimizers import muon as muon
 from mdnjax.training.schedule import Schedule as Schedule
-from mdnjax.training.schedule import adam as adam
 from mdnjax.training.sharding import replicate as replicate
 from mdnjax.training.sharding import split_batch as split_batch
 from mdnjax.training.state import TrainState as TrainState
@@ -49,6 +50,7 @@ __all__ = [
     "load_model",
     "make_step",
     "make_validation",
+    "muon",
     "package_versions",
     "read_config",
     "read_metrics",

@@ -30,8 +30,8 @@ def split_batch(batch: Any, mesh: Mesh) -> Any:
     Example:
         >>> import jax
         >>> mesh = jax.make_mesh((1,), ("batch",))
-        >>> split_batch({"x": np.zeros((4, 3))}, mesh)["x"].sharding.spec
-        PartitionSpec('batch',)
+        >>> split_batch({"x": np.zeros((4, 3))}, mesh)["x"].is_fully_addressable
+        True
     """
     require(len(mesh.axis_names) == 1, "split_batch", "mesh", mesh.axis_names, "of one axis")
     for leaf in jax.tree.leaves(batch):
