@@ -184,7 +184,7 @@ def learn(
         writer.params,
         {"carry": training.split_batch(stack.initial_carry((arguments.batch,)), mesh)},
         strokes.Streams(lines.train, arguments.batch, arguments.window, arguments.seed),
-        optimizer=training.adam(b2=0.99),
+        optimizer=training.muon(lambda name: name.startswith("layers/")),
         schedule=training.Schedule(peak=arguments.lr, warmup=100, decay="linear"),
         seed=arguments.seed,
         steps=arguments.steps,
