@@ -1,0 +1,130 @@
+"""Mean, variance, covariance: exact numbers, quadrature, Monte Carlo; the most probable centre."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import mdnjax as mdn
+
+KINDS = ("isotropic", "diagonal", "full")
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def make(kind, batch=(), k=3, dim=3, seed=0):
+    rng = np.random.default_rng(seed)
+    head = mdn.GaussianHead(num_components=k, dim=dim, covariance=kind)
+    return head.mixture(rng.normal(size=(*batch, head.num_outputs)))
+
+
+def test_two_gaussians_on_a_line(x64):
+    mix = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5], weights=[0.3, 0.7])
+    np.testing.assert_allclose(mdn.mean(mix), [0.4], rtol=1e-14)
+    np.testing.assert_allclose(mdn.variance(mix), [1.018], rtol=1e-14)
+    np.testing.assert_allclose(mdn.covariance(mix), [[1.018]], rtol=1e-14)
+    mix = mdn.GaussianMixture.isotropic([[-10.0], [0.1]], [0.05, 2.33])
+    np.testing.assert_allclose(np.sqrt(mdn.variance(mix)), [5.3120805], rtol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensorflow_probabilitys_example_in_the_plane(kind, x64):
+    loc, scale = [[-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], np.array([0.3, 0.6, 0.7])
+    wide = np.broadcast_to(scale[:, None], (3, 2))
+    given = {"isotropic": scale, "diagonal": wide, "full": wide[..., None] ** 2 * np.eye(2)}[kind]
+    mix = getattr(mdn.GaussianMixture, kind)(loc, given, weights=[0.2, 0.4, 0.4])
+    np.testing.assert_allclose(mdn.mean(mix), [0.6, 0.2], rtol=1e-13)
+    expected = np.array([[0.998, -0.32], [-0.32, 1.318]])
+    np.testing.assert_allclose(mdn.covariance(mix), expected, rtol=1e-12)
+    np.testing.assert_allclose(mdn.variance(mix), np.diag(expected), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_against_loops_of_numpy(kind, x64):
+    mix = make(kind, (2, 4))
+    mean, variance, covariance = mdn.mean(mix), mdn.variance(mix), mdn.covariance(mix)
+    assert (mean.shape, variance.shape, covariance.shape) == ((2, 4, 3), (2, 4, 3), (2, 4, 3, 3))
+    for b in np.ndindex(2, 4):
+        pi, mu = np.asarray(mix.weights[b]), np.asarray(mix.loc[b])
+        sigma = np.asarray(mix.component_covariances[b])
+        np.testing.assert_allclose(mean[b], pi @ mu, rtol=1e-12, atol=1e-14)
+        second = np.einsum("k,kij->ij", pi, sigma) + np.einsum("k,ki,kj->ij", pi, mu, mu)
+        expected = second - np.outer(pi @ mu, pi @ mu)
+        np.testing.assert_allclose(covariance[b], expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(variance[b], np.diag(expected), rtol=1e-10)
+        assert np.linalg.eigvalsh(covariance[b]).min() > 0
+
+
+def test_the_total_variance_of_spheres_has_the_factor_of_the_dimension(x64):
+    """E|t - E t|^2 = sum_k pi_k (D sigma_k^2 + |mu_k - mean|^2), which the lecture lacks."""
+    mix = make("isotropic", dim=5)
+    pi, sigma = np.asarray(mix.weights), np.exp(mix.log_scale)
+    spread = ((mix.loc - mdn.mean(mix)[None]) ** 2).sum(-1)
+    np.testing.assert_allclose(mdn.variance(mix).sum(), pi @ (5 * sigma**2 + spread), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moments_are_those_of_the_density(kind, x64):
+    """By quadrature over the plane."""
+    mix = make(kind, dim=2, seed=1)
+    half = float(jnp.max(jnp.abs(mix.loc))) + 12 * np.sqrt(float(jnp.max(mdn.variance(mix))))
+    side = np.linspace(-half, half, 1200)
+    grid = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1)
+    mass = np.exp(jax.jit(mdn.log_prob)(mix, grid)) * (side[1] - side[0]) ** 2
+    mean = np.einsum("xy,xyi->i", mass, grid)
+    covariance = np.einsum("xy,xyi,xyj->ij", mass, grid - mean, grid - mean)
+    np.testing.assert_allclose(mdn.mean(mix), mean, atol=1e-8)
+    np.testing.assert_allclose(mdn.covariance(mix), covariance, atol=1e-7)
+    np.testing.assert_allclose(mdn.variance(mix), np.diag(covariance), atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moments_are_those_of_samples_in_many_dimensions(kind):
+    mix, n = make(kind, k=3, dim=5, seed=2), 100_000
+    y = np.asarray(mdn.sample(jax.random.key(0), mix, (n,)), np.float64)
+    # Five means, five variances, ten covariances: 20 two-sided tests at 1e-4 in all.
+    bound = scipy.stats.norm.isf(1e-4 / 20 / 2)
+    centred = y - y.mean(0)
+    products = centred[:, :, None] * centred[:, None, :]
+    assert np.all(np.abs(y.mean(0) - mdn.mean(mix)) <= bound * y.std(0) / np.sqrt(n))
+    error = np.abs(products.mean(0) - mdn.covariance(mix))
+    assert np.all(error <= bound * products.std(0) / np.sqrt(n))
+    error = np.abs((centred**2).mean(0) - mdn.variance(mix))
+    assert np.all(error <= bound * (centred**2).std(0) / np.sqrt(n))
+
+
+def test_a_component_without_weight_has_no_moments():
+    mix = mdn.GaussianMixture.isotropic([[1e18], [2.0]], [1e18, 3.0], weights=[0.0, 1.0])
+    np.testing.assert_allclose(mdn.mean(mix), [2.0])
+    np.testing.assert_allclose(mdn.variance(mix), [9.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_most_probable_centre(kind):
+    mix = make(kind, (2, 5), k=4)
+    centres = mdn.most_probable(mix)
+    assert centres.shape == (2, 5, 3)
+    for b in np.ndindex(2, 5):
+        np.testing.assert_array_equal(centres[b], mix.loc[b][np.argmax(mix.weights[b])])
+    alone = mdn.most_probable(mix[0, 0])
+    np.testing.assert_array_equal(alone, centres[0, 0])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(mdn.most_probable))(mix), centres)
+    tied = mdn.GaussianMixture.isotropic([[5.0], [6.0], [7.0]], np.ones(3), weights=[0, 2, 2])
+    np.testing.assert_array_equal(mdn.most_probable(tied), [6.0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moments_are_differentiable(kind, x64):
+    """The mean moves with its centres by pi, and sum of the variances by its definition."""
+    mix = make(kind)
+    gradient = jax.jit(jax.grad(lambda mix: mdn.mean(mix)[1]))(mix)
+    np.testing.assert_allclose(gradient.loc[:, 1], mix.weights, rtol=1e-12)
+    np.testing.assert_array_equal(gradient.loc[:, [0, 2]], 0)
+    trace = jax.jit(jax.grad(lambda mix: mdn.variance(mix).sum()))(mix)
+    offset = np.asarray(mix.loc - mdn.mean(mix)[None])
+    np.testing.assert_allclose(trace.loc, 2 * mix.weights[:, None] * offset, rtol=1e-10, atol=1e-12)
