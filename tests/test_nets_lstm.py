@@ -16,13 +16,19 @@ def random_stack(*, seed=0, dtype=jnp.float32, **options):
     """A stack of two layers as a function, every parameter random (none starts at zero)."""
     stack = nets.LSTMStack(3, (5, 4), 2, peepholes=True, rngs=nnx.Rngs(0), **options)
     net = nets.functional(stack)
-    leaves, treedef = jax.tree.flatten(net.params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    leaves = [
-        0.7 * jax.random.normal(key, leaf.shape, dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return stack, net, jax.tree.unflatten(treedef, leaves)
+    rng = np.random.default_rng(seed)
+    return (
+        stack,
+        net,
+        jax.tree.map(
+            lambda leaf: jnp.asarray(rng.normal(scale=0.7, size=leaf.shape), dtype), net.params
+        ),
+    )
+
+
+def normal(*shape, seed=0):
+    """Standard normal numbers in float32."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def sigmoid(a):
@@ -87,13 +93,13 @@ def test_is_flaxs_cell():
     }
     for _, name in gates:
         getattr(cell, name).bias[...] = getattr(cell, name).bias[...] + 0.3
-    x = jax.random.normal(jax.random.key(0), (2, 9, 3))
+    x = normal(2, 9, 3)
     got, _ = nets.functional(stack).apply(params, {}, x)
     np.testing.assert_allclose(got, nnx.RNN(cell)(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("peepholes", [False, True])
-def test_fused_gradient_is_autodiffs(x64, peepholes):
+@pytest.mark.parametrize(("peepholes", "restarts"), [(False, False), (True, False), (True, True)])
+def test_fused_gradient_is_autodiffs(x64, peepholes, restarts):
     rng = np.random.default_rng(0)
     stacks = {
         backward: nets.LSTMStack(
@@ -110,6 +116,8 @@ def test_fused_gradient_is_autodiffs(x64, peepholes):
         lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), stacks["scan"].initial_carry((3,))
     )
 
+    starts = jnp.asarray(rng.random((3, 7)) < 0.3) if restarts else None
+
     # The last carry and every output count, each with its own weight.
     weights = jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), (carry, np.zeros((3, 7, 2)))
@@ -117,7 +125,7 @@ def test_fused_gradient_is_autodiffs(x64, peepholes):
 
     def loss(net):
         def value(params, x, carry):
-            out, _ = net.apply(params, {}, x, carry)
+            out, _ = net.apply(params, {}, x, carry, starts)
             return sum(
                 jnp.sum(w * jnp.sin(o))
                 for w, o in zip(jax.tree.leaves(weights), jax.tree.leaves(out), strict=True)
@@ -162,7 +170,7 @@ def test_plain_path_has_forward_and_second_derivatives(x64):
 
 def test_fused_gradient_vmaps():
     _, net, params = random_stack()
-    x = jax.random.normal(jax.random.key(0), (3, 2, 4, 3))
+    x = normal(3, 2, 4, 3)
     grad = jax.jit(jax.grad(lambda p, x: jnp.sum(jnp.sin(net.apply(p, {}, x)[0]))))
     batched = jax.vmap(grad, in_axes=(None, 0))(params, x)
     looped = [grad(params, one) for one in x]
@@ -176,10 +184,11 @@ def test_steps_and_windows_are_the_sequence(batch):
     stack, net, params = random_stack()
     step = nets.functional(stack, method="step")
     unroll = nets.functional(stack, method="unroll")
-    x = jax.random.normal(jax.random.key(0), (*batch, 8, 3))
-    (last, whole), _ = unroll.apply(params, {}, x)
+    x = normal(*batch, 8, 3)
+    run = jax.jit(unroll.apply)
+    (last, whole), _ = run(params, {}, x)
     assert whole.shape == (*batch, 8, 2)
-    np.testing.assert_allclose(net.apply(params, {}, x)[0], whole, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(net.apply)(params, {}, x)[0], whole, rtol=1e-5, atol=1e-6)
 
     def one(carry, x_t):
         out, _ = step.apply(params, {}, carry, x_t)
@@ -189,15 +198,35 @@ def test_steps_and_windows_are_the_sequence(batch):
     np.testing.assert_allclose(jnp.moveaxis(raws, 0, -2), whole, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(carry, last, rtol=1e-4, atol=1e-5)
 
-    (carry, first), _ = unroll.apply(params, {}, x[..., :5, :])
-    second, _ = net.apply(params, {}, x[..., 5:, :], carry)
+    (carry, first), _ = run(params, {}, x[..., :4, :])
+    (_, second), _ = run(params, {}, x[..., 4:, :], carry)
     joined = jnp.concatenate([first, second], axis=-2)
     np.testing.assert_allclose(joined, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("backward", ["fused", "scan"])
+def test_a_start_forgets_what_came_before(backward):
+    stack, _, params = random_stack(backward=backward)
+    unroll = nets.functional(stack, method="unroll")
+    x = normal(2, 8, 3)
+    starts = jnp.zeros((2, 8), bool).at[0, 3].set(True).at[1, 0].set(True).at[1, 6].set(True)
+    old = jax.tree.map(lambda leaf: leaf + 0.5, stack.initial_carry((2,)))
+    (last, raw), _ = unroll.apply(params, {}, x, old, starts)
+    alone, _ = unroll.apply(params, {}, x[:1, :3], jax.tree.map(lambda leaf: leaf[:1], old))
+    pieces = [
+        alone,
+        *(unroll.apply(params, {}, piece)[0] for piece in (x[:1, 3:], x[1:, :6], x[1:, 6:])),
+    ]
+    raws = [piece[1][0] for piece in pieces]
+    expected = jnp.stack([jnp.concatenate(raws[:2]), jnp.concatenate(raws[2:])])
+    np.testing.assert_allclose(raw, expected, rtol=1e-4, atol=1e-5)
+    ends = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), pieces[1][0], pieces[3][0])
+    chex.assert_trees_all_close(last, ends, rtol=1e-4, atol=1e-5)
+
+
 def test_what_comes_later_changes_no_output():
     _, net, params = random_stack()
-    x = jax.random.normal(jax.random.key(0), (2, 6, 3))
+    x = normal(2, 6, 3)
     padded = jnp.concatenate([x, jnp.full((2, 5, 3), 9.0)], axis=1)
     out, _ = net.apply(params, {}, padded)
     np.testing.assert_allclose(out[:, :6], net.apply(params, {}, x)[0], rtol=1e-5, atol=1e-6)
@@ -239,15 +268,16 @@ def test_takes_a_mixture_as_output():
     )
     output = nets.MixtureDense(9, head, rngs=nnx.Rngs(1))
     stack = nets.LSTMStack(3, (5, 4), output, rngs=nnx.Rngs(0))
-    raw = stack(jnp.zeros((2, 6, 3)))
+    raw = jax.jit(lambda x: stack(x))(jnp.zeros((2, 6, 3)))
     assert raw.shape == (2, 6, head.num_outputs)
-    nll = head.nll(raw, {"offset": jnp.zeros((2, 6, 2)), "pen_up": jnp.zeros((2, 6))})
+    y = {"offset": jnp.zeros((2, 6, 2)), "pen_up": jnp.zeros((2, 6))}
+    nll = jax.jit(head.nll)(raw, y)
     assert nll.shape == (2, 6)
 
 
 def test_bfloat16_inputs_are_computed_in_the_parameters_dtype():
     _, net, params = random_stack()
-    x = jax.random.normal(jax.random.key(0), (2, 6, 3)).astype(jnp.bfloat16)
+    x = normal(2, 6, 3).astype(jnp.bfloat16)
     out, _ = net.apply(params, {}, x)
     assert out.dtype == jnp.float32
     expected, _ = net.apply(params, {}, x.astype(jnp.float32))

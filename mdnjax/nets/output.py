@@ -6,6 +6,8 @@ standardised targets or at the targets' own clusters, and the kernel is small: a
 predicts much the same, spread-out mixture for every input.
 """
 
+import dataclasses
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,9 +102,9 @@ def spread_bias(head: Head) -> Float[Array, " P"]:
     if isinstance(head, ProductHead):
         return jnp.concatenate([spread_bias(part) for _, part in head.parts])
     if isinstance(head, GaussianHead):
-        k, dim = head.num_components, head.dim
-        covariance = jnp.broadcast_to(jnp.eye(dim), (k, dim, dim))
-        return head.raw(_mixture(head, _normal_points(k, dim), covariance, jnp.full(k, 1 / k)))
+        standard = head.mixture(jnp.zeros(head.num_outputs))
+        centres = jnp.asarray(_normal_points(head.num_components, head.dim), float)
+        return head.raw(dataclasses.replace(standard, loc=centres))
     return jnp.zeros(head.num_outputs)
 
 
@@ -171,7 +173,7 @@ def _mixture(head: GaussianHead, loc: Array, covariance: Array, weights: Array) 
     return GaussianMixture.isotropic(loc, jnp.sqrt(variance.mean(-1)), weights=weights)
 
 
-def _normal_points(k: int, dim: int) -> Array:
+def _normal_points(k: int, dim: int) -> np.ndarray:
     """`[K, D]`: K points that spread as the standard normal does."""
     if dim == 1:
         uniform = (np.arange(k)[:, None] + 0.5) / k
@@ -182,7 +184,7 @@ def _normal_points(k: int, dim: int) -> Array:
         for _ in range(64):
             g = (1 + g) ** (1 / (dim + 1))
         uniform = (0.5 + np.arange(1, k + 1)[:, None] * g ** -np.arange(1.0, dim + 1)[None, :]) % 1
-    return jax.scipy.special.ndtri(jnp.asarray(uniform, float))
+    return np.vectorize(statistics.NormalDist().inv_cdf)(uniform)
 
 
 def _clusters(key: Key, targets: Array, k: int) -> tuple[Array, Array, Array]:
