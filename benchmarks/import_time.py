@@ -19,7 +19,8 @@ def main() -> None:
     parser.add_argument("--gate", type=float, help="exit with 1 where the ratio is above this")
     arguments = parser.parse_args()
 
-    seconds("jax"), seconds("mdnjax")  # warm the disk cache and the bytecode
+    for module in ("jax", "mdnjax"):
+        seconds(module)  # warms the disk cache and the bytecode
     pairs = [(seconds("jax"), seconds("mdnjax")) for _ in range(arguments.repeats)]
     jax, mdnjax = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
