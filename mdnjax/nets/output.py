@@ -96,8 +96,9 @@ def spread_bias(head: Head) -> Float[Array, " P"]:
     Example:
         >>> import mdnjax as mdn
         >>> from mdnjax import nets
-        >>> print(nets.spread_bias(mdn.GaussianHead(num_components=2, dim=1)))
-        [-0.6931472 -0.6931472  0.         0.        -0.6744898  0.6744898]
+        >>> head = mdn.GaussianHead(num_components=3, dim=1)
+        >>> [f"{centre:.2f}" for centre in nets.spread_bias(head)[-3:]]
+        ['-0.97', '0.00', '0.97']
     """
     if isinstance(head, ProductHead):
         return jnp.concatenate([spread_bias(part) for _, part in head.parts])
