@@ -38,7 +38,7 @@ def test_all_else_moves_as_with_adam():
     params = _params()
     gradient = jax.tree.map(lambda p: 0.3 * p + 0.1, params)
     ours = training.muon(_is_hidden, clip=None, b1=0.9, b2=0.99)
-    adam = optax.adam(1.0, b1=0.9, b2=0.99, nesterov=True)
+    adam = optax.adam(1.0, b1=0.9, b2=0.99)
     updates, _ = ours.update(gradient, ours.init(params), params)
     expected, _ = adam.update(gradient, adam.init(params), params)
     for path in (("hidden", "bias"), ("output", "kernel")):
@@ -64,3 +64,32 @@ def test_muon_names_what_is_wrong():
         training.muon(_is_hidden, ratio=0.0)
     with pytest.raises(ValueError, match=r"muon: clip must be positive, or None, got -1.0"):
         training.muon(_is_hidden, clip=-1.0)
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7), (1, 5)])
+def test_the_gram_form_is_newton_and_schulz(x64, shape):
+    matrix = np.random.default_rng(1).normal(size=shape)
+    x = (matrix if shape[0] <= shape[1] else matrix.T) / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = x @ x.T
+        x = (3.4445 * np.eye(len(x)) - 4.775 * gram + 2.0315 * gram @ gram) @ x
+    want = x if shape[0] <= shape[1] else x.T
+    np.testing.assert_allclose(training.orthogonalize(jnp.asarray(matrix)), want, rtol=1e-9)
+
+
+def test_nothing_comes_of_nothing():
+    assert not np.any(np.asarray(training.orthogonalize(jnp.zeros((3, 4)))))
+
+
+def test_the_momentum_is_nesterovs(x64):
+    rng = np.random.default_rng(2)
+    gradients = rng.normal(size=(3, 4, 4))
+    transform = training.scale_by_muon(momentum=0.9, rms=0.5)
+    state = transform.init(jnp.zeros((4, 4)))
+    momentum = np.zeros((4, 4))
+    for gradient in gradients:
+        update, state = transform.update(jnp.asarray(gradient), state)
+        momentum = 0.9 * momentum + 0.1 * gradient
+        ahead = 0.9 * momentum + 0.1 * gradient
+        want = 0.5 * 2.0 * np.asarray(training.orthogonalize(jnp.asarray(ahead)))
+        np.testing.assert_allclose(update, want, rtol=1e-9)

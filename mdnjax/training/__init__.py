@@ -1,6 +1,7 @@
 """Training: state, step, fit, checkpoints; knows no network by name."""
 
 from mdnjax.training._metrics import read_metrics as read_metrics
+from mdnjax.training.adam import adam as adam
 from mdnjax.training.checkpoints import CheckpointError as CheckpointError
 from mdnjax.training.checkpoints import Model as Model
 from mdnjax.training.checkpoints import find_checkpoint as find_checkpoint
@@ -14,8 +15,9 @@ from mdnjax.training.config import build as build
 from mdnjax.training.config import describe as describe
 from mdnjax.training.fit import FitResult as FitResult
 from mdnjax.training.fit import fit as fit
-from mdnjax.training.optimizers import adam as adam
-from mdnjax.training.optimizers import muon as muon
+from mdnjax.training.muon import muon as muon
+from mdnjax.training.muon import orthogonalize as orthogonalize
+from mdnjax.training.muon import scale_by_muon as scale_by_muon
 from mdnjax.training.schedule import Schedule as Schedule
 from mdnjax.training.sharding import replicate as replicate
 from mdnjax.training.sharding import split_batch as split_batch
@@ -51,11 +53,13 @@ __all__ = [
     "make_step",
     "make_validation",
     "muon",
+    "orthogonalize",
     "package_versions",
     "read_config",
     "read_metrics",
     "replicate",
     "restore_checkpoint",
     "save_checkpoint",
+    "scale_by_muon",
     "split_batch",
 ]
