@@ -9,6 +9,8 @@ import scipy.stats
 import mdnjax as mdn
 
 KINDS = ("isotropic", "diagonal", "full")
+# Compiled: an eager call would compile each operation by itself.
+moments = jax.jit(lambda mix: (mdn.mean(mix), mdn.variance(mix), mdn.covariance(mix)))
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def x64():
 def make(kind, batch=(), k=3, dim=3, seed=0):
     rng = np.random.default_rng(seed)
     head = mdn.GaussianHead(num_components=k, dim=dim, covariance=kind)
-    return head.mixture(rng.normal(size=(*batch, head.num_outputs)))
+    return jax.jit(head.mixture)(rng.normal(size=(*batch, head.num_outputs)))
 
 
 def test_two_gaussians_on_a_line(x64):
@@ -47,11 +49,12 @@ def test_tensorflow_probabilitys_example_in_the_plane(kind, x64):
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_against_loops_of_numpy(kind, x64):
     mix = make(kind, (2, 4))
-    mean, variance, covariance = mdn.mean(mix), mdn.variance(mix), mdn.covariance(mix)
+    mean, variance, covariance = moments(mix)
+    sigmas = np.asarray(jax.jit(lambda mix: mix.component_covariances)(mix))
+    weights, loc = np.asarray(mix.weights), np.asarray(mix.loc)
     assert (mean.shape, variance.shape, covariance.shape) == ((2, 4, 3), (2, 4, 3), (2, 4, 3, 3))
     for b in np.ndindex(2, 4):
-        pi, mu = np.asarray(mix.weights[b]), np.asarray(mix.loc[b])
-        sigma = np.asarray(mix.component_covariances[b])
+        pi, mu, sigma = weights[b], loc[b], sigmas[b]
         np.testing.assert_allclose(mean[b], pi @ mu, rtol=1e-12, atol=1e-14)
         second = np.einsum("k,kij->ij", pi, sigma) + np.einsum("k,ki,kj->ij", pi, mu, mu)
         expected = second - np.outer(pi @ mu, pi @ mu)
@@ -78,23 +81,26 @@ def test_moments_are_those_of_the_density(kind, x64):
     mass = np.exp(jax.jit(mdn.log_prob)(mix, grid)) * (side[1] - side[0]) ** 2
     mean = np.einsum("xy,xyi->i", mass, grid)
     covariance = np.einsum("xy,xyi,xyj->ij", mass, grid - mean, grid - mean)
-    np.testing.assert_allclose(mdn.mean(mix), mean, atol=1e-8)
-    np.testing.assert_allclose(mdn.covariance(mix), covariance, atol=1e-7)
-    np.testing.assert_allclose(mdn.variance(mix), np.diag(covariance), atol=1e-7)
+    got_mean, got_variance, got_covariance = moments(mix)
+    np.testing.assert_allclose(got_mean, mean, atol=1e-8)
+    np.testing.assert_allclose(got_covariance, covariance, atol=1e-7)
+    np.testing.assert_allclose(got_variance, np.diag(covariance), atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_are_those_of_samples_in_many_dimensions(kind):
     mix, n = make(kind, k=3, dim=5, seed=2), 100_000
-    y = np.asarray(mdn.sample(jax.random.key(0), mix, (n,)), np.float64)
+    y = jax.jit(mdn.sample, static_argnums=2)(jax.random.key(0), mix, (n,))
+    y = np.asarray(y, np.float64)
+    mean, variance, covariance = moments(mix)
     # Five means, five variances, ten covariances: 20 two-sided tests at 1e-4 in all.
     bound = scipy.stats.norm.isf(1e-4 / 20 / 2)
     centred = y - y.mean(0)
     products = centred[:, :, None] * centred[:, None, :]
-    assert np.all(np.abs(y.mean(0) - mdn.mean(mix)) <= bound * y.std(0) / np.sqrt(n))
-    error = np.abs(products.mean(0) - mdn.covariance(mix))
+    assert np.all(np.abs(y.mean(0) - mean) <= bound * y.std(0) / np.sqrt(n))
+    error = np.abs(products.mean(0) - covariance)
     assert np.all(error <= bound * products.std(0) / np.sqrt(n))
-    error = np.abs((centred**2).mean(0) - mdn.variance(mix))
+    error = np.abs((centred**2).mean(0) - variance)
     assert np.all(error <= bound * (centred**2).std(0) / np.sqrt(n))
 
 
@@ -109,8 +115,9 @@ def test_the_most_probable_centre(kind):
     mix = make(kind, (2, 5), k=4)
     centres = mdn.most_probable(mix)
     assert centres.shape == (2, 5, 3)
+    weights, loc, centres = (np.asarray(x) for x in (mix.weights, mix.loc, centres))
     for b in np.ndindex(2, 5):
-        np.testing.assert_array_equal(centres[b], mix.loc[b][np.argmax(mix.weights[b])])
+        np.testing.assert_array_equal(centres[b], loc[b][np.argmax(weights[b])])
     alone = mdn.most_probable(mix[0, 0])
     np.testing.assert_array_equal(alone, centres[0, 0])
     np.testing.assert_array_equal(jax.jit(jax.vmap(mdn.most_probable))(mix), centres)

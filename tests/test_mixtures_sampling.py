@@ -15,12 +15,14 @@ from mdnjax.mixtures import sampling
 
 KINDS = ("isotropic", "diagonal", "full")
 LEVEL = 1e-4
+# Compiled: an eager call would compile each operation by itself.
+sample = jax.jit(mdn.sample, static_argnums=2)
 
 
 def make(kind, batch=(), k=3, dim=2, seed=0):
     head = mdn.GaussianHead(num_components=k, dim=dim, covariance=kind)
     raw = np.random.default_rng(seed).normal(size=(*batch, head.num_outputs))
-    return head.mixture(raw)
+    return jax.jit(head.mixture)(raw)
 
 
 def far_apart(kind, weights, dim=2, seed=0):
@@ -35,33 +37,41 @@ def far_apart(kind, weights, dim=2, seed=0):
         "diagonal": np.exp(rng.uniform(-1, 1, (k, dim))),
         "full": root @ root.swapaxes(-1, -2) + 0.2 * np.eye(dim),
     }[kind]
-    return getattr(mdn.GaussianMixture, kind)(loc, scale, weights=weights)
+    return jax.jit(getattr(mdn.GaussianMixture, kind))(loc, scale, weights=weights)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_shapes_dtypes_and_keys(kind):
+def test_shapes(kind):
     mix = make(kind, (2, 5))
-    key = jax.random.key(0)
-    assert mdn.sample(key, mix).shape == (2, 5, 2)
-    assert mdn.sample(key, mix, (7, 3)).shape == (7, 3, 2, 5, 2)
-    assert mdn.sample(key, mix, (0,)).shape == (0, 2, 5, 2)
-    assert mdn.sample(key, mix[0, 0], (4,)).shape == (4, 2)
-    assert mdn.sample(key, mix).dtype == jnp.float32
-    a, b = mdn.sample(key, mix, (4,)), mdn.sample(jax.random.key(1), mix, (4,))
-    np.testing.assert_array_equal(a, mdn.sample(key, mix, (4,)))
+    for one, shape, expected in (
+        (mix, (), (2, 5, 2)),
+        (mix, (7, 3), (7, 3, 2, 5, 2)),
+        (mix, (0,), (0, 2, 5, 2)),
+        (mix[0, 0], (4,), (4, 2)),
+    ):
+        got = jax.eval_shape(
+            lambda key, mix, shape=shape: mdn.sample(key, mix, shape), jax.random.key(0), one
+        )
+        assert got.shape == expected
+        assert got.dtype == jnp.float32
+
+
+def test_keys():
+    mix, key = make("full", (2, 5)), jax.random.key(0)
+    a, b = sample(key, mix, (4,)), sample(jax.random.key(1), mix, (4,))
+    np.testing.assert_array_equal(a, sample(key, mix, (4,)))
     assert not np.any(np.asarray(a) == np.asarray(b))
     assert len(np.unique(a)) == a.size
-    compiled = jax.jit(mdn.sample, static_argnums=2)(key, mix, (4,))
-    np.testing.assert_allclose(a, compiled, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(a, mdn.sample(key, mix, (4,)), rtol=1e-5, atol=1e-6)
     keys = jax.random.split(key, 2)
-    mapped = jax.vmap(lambda key, mix: mdn.sample(key, mix, (3,)))(keys, mix)
+    mapped = jax.jit(jax.vmap(lambda key, mix: mdn.sample(key, mix, (3,))))(keys, mix)
     assert mapped.shape == (2, 3, 5, 2)
-    np.testing.assert_allclose(mapped[1], mdn.sample(keys[1], mix[1], (3,)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mapped[1], sample(keys[1], mix[1], (3,)), rtol=1e-5, atol=1e-6)
 
 
 def test_double_precision_samples_have_it():
     with jax.enable_x64(True):
-        y = np.asarray(mdn.sample(jax.random.key(0), make("full"), (100,)))
+        y = np.asarray(sample(jax.random.key(0), make("full"), (100,)))
         assert y.dtype == np.float64
         assert np.any(y.astype(np.float32) != y)
 
@@ -70,7 +80,7 @@ def test_double_precision_samples_have_it():
 def test_components_and_the_gaussians_within(kind):
     weights, n = np.array([0.5, 0.0, 0.03, 0.27, 0.2]), 60_000
     mix = far_apart(kind, weights)
-    y = np.asarray(mdn.sample(jax.random.key(3), mix, (n,)), np.float64)
+    y = np.asarray(sample(jax.random.key(3), mix, (n,)), np.float64)
     component = np.rint(y[:, 0] / 200).astype(int)
     counts = np.bincount(component, minlength=5)
     assert counts.sum() == n
@@ -78,10 +88,11 @@ def test_components_and_the_gaussians_within(kind):
     used = weights > 0
     assert scipy.stats.chisquare(counts[used], n * weights[used]).pvalue > LEVEL / 3
 
+    covariances = np.asarray(jax.jit(lambda mix: mix.component_covariances)(mix), np.float64)
     for c in np.flatnonzero(used):
         # Whitened by the component's own covariance, each coordinate is a standard normal and
         # so is every mixture of the two; that is where a wrong correlation shows.
-        covariance = np.asarray(mix.component_covariances[c], np.float64)
+        covariance = covariances[c]
         delta = y[component == c] - np.asarray(mix.loc[c])
         white = np.linalg.solve(np.linalg.cholesky(covariance), delta.T)
         tests = [*white, (white[0] + white[1]) / np.sqrt(2), (white[0] - white[1]) / np.sqrt(2)]
@@ -94,7 +105,7 @@ def test_components_and_the_gaussians_within(kind):
 
 def test_a_line_against_the_cumulative_distribution():
     mix = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5], weights=[0.3, 0.7])
-    y = np.asarray(mdn.sample(jax.random.key(5), mix, (50_000,)))[:, 0]
+    y = np.asarray(sample(jax.random.key(5), mix, (50_000,)))[:, 0]
     parts = [scipy.stats.Normal(mu=m, sigma=s) for m, s in ((-1.0, 0.1), (1.0, 0.5))]
     oracle = scipy.stats.Mixture(parts, weights=[0.3, 0.7])
     assert scipy.stats.kstest(y, oracle.cdf).pvalue > LEVEL
@@ -102,7 +113,7 @@ def test_a_line_against_the_cumulative_distribution():
 
 def test_the_component_and_the_noise_within_are_independent():
     mix = far_apart("diagonal", np.array([0.3, 0.3, 0.4]))
-    y = np.asarray(mdn.sample(jax.random.key(7), mix, (30_000,)), np.float64)
+    y = np.asarray(sample(jax.random.key(7), mix, (30_000,)), np.float64)
     component = np.rint(y[:, 0] / 200).astype(int)
     within = (y - np.asarray(mix.loc)[component]) / np.exp(np.asarray(mix.log_scale)[component])
     p = scipy.stats.kruskal(*(within[component == c, 0] for c in range(3))).pvalue
@@ -121,7 +132,7 @@ def test_every_mixture_of_a_batch_has_its_own_samples():
         weights=weights,
     )
     n = 20_000
-    y = np.asarray(mdn.sample(jax.random.key(11), mix, (n,)))[..., 0]
+    y = np.asarray(sample(jax.random.key(11), mix, (n,)))[..., 0]
     second = y - 1000 * np.arange(3) > 100
     for b in range(3):
         p = scipy.stats.binomtest(int(second[:, b].sum()), n, weights[b, 1]).pvalue
@@ -143,8 +154,8 @@ def test_a_weight_of_zero_is_never_drawn(k):
     below_one = np.nextafter(np.float32(1), np.float32(0))
     # The sums, by several orders of adding, are the dangerous numbers: try each, and beside it.
     sums = np.cumsum(weights, axis=-1, dtype=np.float32)
-    others = np.asarray(jnp.cumsum(weights, axis=-1))
-    tree = np.asarray(jax.lax.associative_scan(jnp.add, jnp.asarray(weights), axis=1))
+    others = np.asarray(jax.jit(lambda w: jnp.cumsum(w, axis=-1))(weights))
+    tree = np.asarray(jax.jit(lambda w: jax.lax.associative_scan(jnp.add, w, axis=1))(weights))
     edges = np.concatenate([s / s[:, -1:] for s in (sums, others, tree)], axis=1)
     around = [edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(2))]
     u = np.concatenate([*around, np.zeros((count, 1)), np.full((count, 1), below_one)], axis=1)
