@@ -20,7 +20,7 @@ def seconds(statement: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="What importing mdnjax costs.")
     parser.add_argument("--repeats", type=int, default=11, help="interleaved rounds (default 11)")
     parser.add_argument("--gate", type=float, help="exit with 1 where a ratio is above this")
     arguments = parser.parse_args()
