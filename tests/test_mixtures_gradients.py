@@ -12,9 +12,9 @@ import scipy.special
 import mdnjax as mdn
 
 KINDS = ("isotropic", "diagonal", "full")
-# Products of triangular matrices change their method after D = 8.
-SHAPES = ((1, 1), (64, 2), (3, 8), (5, 9), (2, 64))
-CASES = [(kind, k, dim) for kind in KINDS for k, dim in SHAPES] + [("isotropic", 64, 64)]
+SHAPES = ((1, 1), (64, 2), (5, 9), (2, 64))
+CASES = [(kind, k, dim) for kind in KINDS for k, dim in SHAPES]
+CASES += [("full", 3, 8)]  # products of triangular matrices change their method after D = 8
 
 
 @pytest.fixture(autouse=True)
@@ -113,14 +113,18 @@ def test_first_and_second_order_agree_with_the_naive_formula_and_differences(kin
             value_and_grad = jax.value_and_grad(loss, argnums=(0, 1))
             return jax.jvp(value_and_grad, (raw, y), v)
 
-        return jax.jit(of)
+        return of
 
-    ours = derivatives(lambda raw, y: jnp.sum(mdn.nll(head, raw, y)))
+    @jax.jit
+    def ours(raw, y):
+        both = derivatives(lambda raw, y: jnp.sum(mdn.nll(head, raw, y)))(raw, y)
+        return *both, mdn.nll_gradient(head, raw, y)
+
     naive = derivatives(
         lambda raw, y: jnp.sum(jax.vmap(lambda r, t: naive_nll(head, r, t))(raw, y))
     )
-    (value, gradient), (slope, hvp) = ours(raw, y)
-    assert_close(((value, gradient), (slope, hvp)), naive(raw, y))
+    (value, gradient), (slope, hvp), in_raw = ours(raw, y)
+    assert_close(((value, gradient), (slope, hvp)), jax.jit(naive)(raw, y))
 
     # Central differences of the value and of the gradient; truncation and rounding are at 1e-9.
     h = 1e-5
@@ -130,7 +134,7 @@ def test_first_and_second_order_agree_with_the_naive_formula_and_differences(kin
     difference = jax.tree.map(lambda a, b: (a - b) / (2 * h), ahead[1], behind[1])
     assert_close(hvp, difference, rtol=1e-6)
 
-    assert_close(gradient[0], jax.jit(lambda r, t: mdn.nll_gradient(head, r, t))(raw, y), 1e-14)
+    assert_close(in_raw, gradient[0], 1e-14)
     equations = np.stack([closed_form(head, r, t) for r, t in zip(raw, y, strict=True)])
     assert_close(gradient[0], equations)
 
