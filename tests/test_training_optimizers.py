@@ -23,7 +23,7 @@ def _is_hidden(name):
 
 def test_a_hidden_matrix_moves_by_an_orthogonal_one():
     params = _params()
-    optimizer = training.muon(_is_hidden, ratio=3.0, clip=None)
+    optimizer = training.muon(_is_hidden, ratio=3.0, clip=None, iterations=5)
     gradient = jax.tree.map(lambda p: p + 0.1, params)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     u, _, vt = np.linalg.svd(np.asarray(gradient["hidden"]["kernel"]), full_matrices=False)

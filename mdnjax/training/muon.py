@@ -112,6 +112,7 @@ def muon(
     ratio: float = 2.0,
     clip: float | None = 1.0,
     momentum: float = 0.95,
+    iterations: int = 3,
     b1: float = 0.9,
     b2: float = 0.99,
 ) -> optax.GradientTransformation:
@@ -126,6 +127,7 @@ def muon(
         ratio: Muon's learning rate in multiples of Adam's.
         clip: The gradient is scaled down where its global norm exceeds this; None never clips.
         momentum: Decay of Muon's momentum.
+        iterations: See `orthogonalize`; in handwriting three learn as well as five.
         b1: Decay of Adam's first moment.
         b2: Decay of Adam's second moment.
 
@@ -160,7 +162,9 @@ def muon(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
         optax.multi_transform(
             {
-                "muon": optax.chain(scale_by_muon(momentum=momentum), optax.scale(ratio)),
+                "muon": optax.chain(
+                    scale_by_muon(momentum=momentum, iterations=iterations), optax.scale(ratio)
+                ),
                 "adam": optax.scale_by_adam(b1=b1, b2=b2),
             },
             labels,
