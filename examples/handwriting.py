@@ -59,8 +59,10 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         run(arguments)
-    except (strokes.StrokeFormatError, training.CheckpointError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, training.CheckpointError) as error:
         sys.exit(f"handwriting.py: {error}")
+    except training.NonFiniteError as error:
+        sys.exit(f"handwriting.py: {error}\nTry a smaller --lr.")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -80,7 +82,12 @@ def run(arguments: argparse.Namespace) -> None:
     print_scores(scores)
     draw(arguments, writer, lines, scores)
     write_metrics(arguments, scores, result, lines)
-    print(f"done in {(time.monotonic() - STARTED) / 60:.1f} minutes")
+    print(
+        f"\nlearned from {result.points:,.0f} points in {int(result.last.step):,} steps, "
+        f"{result.points / result.seconds:,.0f} points a second\n"
+        f"{arguments.out}: handwriting.svg, handwriting.png, density.png, learning_curve.png, "
+        f"metrics.json\ndone in {(time.monotonic() - STARTED) / 60:.1f} minutes"
+    )
 
 
 def use_all_cores(batch: int) -> jax.sharding.Mesh:
@@ -104,11 +111,15 @@ def read_lines(arguments: argparse.Namespace) -> Lines:
     else:
         corpus = strokes.read(arguments.data, strict=arguments.strict)
         name = arguments.data.name
+    # A twentieth to stop by, a tenth to be judged on; of a handful of forms, at least one each.
+    least = 1.5 / len(set(corpus.forms))
+    stop, judge = max(0.05, least), max(0.10, least)
     if arguments.test is not None:
-        train, valid = strokes.split_by(corpus.forms, (0.95, 0.05), seed=arguments.seed)
+        train, valid = strokes.split_by(corpus.forms, (1 - stop, stop), seed=arguments.seed)
         test = strokes.read(arguments.test, strict=arguments.strict)
     else:
-        train, valid, held = strokes.split_by(corpus.forms, (0.85, 0.05, 0.10), seed=arguments.seed)
+        shares = (1 - stop - judge, stop, judge)
+        train, valid, held = strokes.split_by(corpus.forms, shares, seed=arguments.seed)
         test = corpus.subset(held)
     learned = corpus.subset(train)
     if arguments.clean:
@@ -317,15 +328,15 @@ def print_scores(scores: dict[str, strokes.StrokeScores]) -> None:
             f"  {name:22} {score.nats_per_point:11.3f} {score.nats_per_sequence:10.1f} "
             f"{score.sse_per_point:10.3f}"
         )
+    verdict = "counts" if network.raw_counts else "does not count"
     print(
-        "nats are -log p of the next point, less is better; offsets in training standard "
-        "deviations,\ndequantised by one device unit.\n"
-        f"At the device's whole numbers: {network.raw_nats_per_point:.3f} a point, "
-        f"{network.raw_nats_per_sequence:.1f} a line"
-        + ("" if network.raw_counts else ", which does not count")
-        + f" (narrowest component {network.min_scale:.2g} units,\nneeded 0.4); with all components "
-        f"0.4 units wider: {network.smoothed_nats_per_point:.3f} a point, "
-        f"{network.smoothed_nats_per_sequence:.1f} a line."
+        "  nats: -log p of the next point, offsets in standard deviations of the training lines,\n"
+        "  dequantised by one device unit; less is better. At the device's whole numbers:\n"
+        f"  {'as it is':22} {network.raw_nats_per_point:11.3f} "
+        f"{network.raw_nats_per_sequence:10.1f}   "
+        f"{verdict}: narrowest component {network.min_scale:.2g} units\n"
+        f"  {'0.4 units wider':22} {network.smoothed_nats_per_point:11.3f} "
+        f"{network.smoothed_nats_per_sequence:10.1f}"
     )
 
 

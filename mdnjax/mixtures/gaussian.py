@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -61,11 +61,11 @@ class GaussianMixture:
     @classmethod
     def isotropic(
         cls,
-        loc: Real[ArrayLike, "*#batch K D"] | list,
-        scale: Real[ArrayLike, "*#batch K"] | list,
+        loc: Real[ArrayLike, "*#batch K D"] | list[Any],
+        scale: Real[ArrayLike, "*#batch K"] | list[Any],
         *,
-        weights: Real[ArrayLike, "*#batch K"] | list | None = None,
-        logits: Real[ArrayLike, "*#batch K"] | list | None = None,
+        weights: Real[ArrayLike, "*#batch K"] | list[Any] | None = None,
+        logits: Real[ArrayLike, "*#batch K"] | list[Any] | None = None,
     ) -> "GaussianMixture":
         """A mixture whose components are spheres.
 
@@ -88,11 +88,11 @@ class GaussianMixture:
     @classmethod
     def diagonal(
         cls,
-        loc: Real[ArrayLike, "*#batch K D"] | list,
-        scale: Real[ArrayLike, "*#batch K D"] | list,
+        loc: Real[ArrayLike, "*#batch K D"] | list[Any],
+        scale: Real[ArrayLike, "*#batch K D"] | list[Any],
         *,
-        weights: Real[ArrayLike, "*#batch K"] | list | None = None,
-        logits: Real[ArrayLike, "*#batch K"] | list | None = None,
+        weights: Real[ArrayLike, "*#batch K"] | list[Any] | None = None,
+        logits: Real[ArrayLike, "*#batch K"] | list[Any] | None = None,
     ) -> "GaussianMixture":
         """A mixture whose components are axis-aligned ellipsoids.
 
@@ -115,11 +115,11 @@ class GaussianMixture:
     @classmethod
     def full(
         cls,
-        loc: Real[ArrayLike, "*#batch K D"] | list,
-        covariance: Real[ArrayLike, "*#batch K D D"] | list,
+        loc: Real[ArrayLike, "*#batch K D"] | list[Any],
+        covariance: Real[ArrayLike, "*#batch K D D"] | list[Any],
         *,
-        weights: Real[ArrayLike, "*#batch K"] | list | None = None,
-        logits: Real[ArrayLike, "*#batch K"] | list | None = None,
+        weights: Real[ArrayLike, "*#batch K"] | list[Any] | None = None,
+        logits: Real[ArrayLike, "*#batch K"] | list[Any] | None = None,
     ) -> "GaussianMixture":
         """A mixture whose components have any covariance.
 
@@ -181,7 +181,7 @@ class GaussianMixture:
         # Accelerators round the factors of a float32 product by default.
         return jnp.matmul(a, jnp.swapaxes(a, -2, -1), precision=lax.Precision.HIGHEST)
 
-    def __getitem__(self, index) -> "GaussianMixture":
+    def __getitem__(self, index: Any) -> "GaussianMixture":
         """The mixtures at `index` of the batch; components and dimensions stay whole."""
         index = index if isinstance(index, tuple) else (index,)
         if not any(i is Ellipsis for i in index):

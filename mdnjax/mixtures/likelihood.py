@@ -14,7 +14,7 @@ from mdnjax.mixtures.heads import Head
 
 
 def log_prob(
-    mix: GaussianMixture, y: Shaped[ArrayLike, "*#batch D"] | list
+    mix: GaussianMixture, y: Shaped[ArrayLike, "*#batch D"] | list[Any]
 ) -> Float[Array, "*batch"]:
     r"""Log p(y) = logsumexp_k (log pi_k + log N(y | mu_k, Sigma_k)), in nats.
 
@@ -46,7 +46,7 @@ def log_prob(
 
 
 def responsibilities(
-    mix: GaussianMixture, y: Shaped[ArrayLike, "*#batch D"] | list
+    mix: GaussianMixture, y: Shaped[ArrayLike, "*#batch D"] | list[Any]
 ) -> Float[Array, "*batch K"]:
     r"""gamma_k = pi_k N_k(y) / p(y): how much of y each component explains.
 

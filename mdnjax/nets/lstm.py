@@ -100,11 +100,11 @@ class LSTMStack(nnx.Module):
             backward in ("fused", "scan"), "LSTMStack", "backward", backward, "'fused' or 'scan'"
         )
         below = (0, *hidden[:-1])
-        self.layers = nnx.List(
+        self.layers: nnx.List[_Layer] = nnx.List(
             _Layer(in_features + extra, width, peepholes=peepholes, rngs=rngs)
             for extra, width in zip(below, hidden, strict=True)
         )
-        self.output = output_layer("LSTMStack", sum(hidden), output, rngs)
+        self.output: nnx.Module = output_layer("LSTMStack", sum(hidden), output, rngs)
         self.in_features = in_features
         self.hidden = hidden
         self.backward = backward

@@ -54,11 +54,13 @@ class MLP(nnx.Module):
         widths = (in_features, *hidden)
         require(min(widths) >= 1, "MLP", "in_features, hidden", widths, "widths >= 1")
         require(0.0 <= dropout < 1.0, "MLP", "dropout", dropout, "in [0, 1)")
-        self.layers = nnx.List(
+        self.layers: nnx.List[nnx.Linear] = nnx.List(
             nnx.Linear(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in itertools.pairwise(widths)
         )
-        self.output = output_layer("MLP", widths[-1], output, rngs)
-        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout > 0.0 else None
+        self.output: nnx.Module = output_layer("MLP", widths[-1], output, rngs)
+        self.dropout: nnx.Dropout | None = (
+            nnx.Dropout(dropout, rngs=rngs) if dropout > 0.0 else None
+        )
         self.activation = activation
 
     def __call__(self, inputs: Float[ArrayLike, "*batch F"]) -> Float[Array, "*batch P"]:

@@ -63,8 +63,8 @@ class MixtureDense(nnx.Module):
             bias.shape == shape, "MixtureDense", "bias", f"shape {bias.shape}", f"of shape {shape}"
         )
         kernel = jax.random.normal(rngs.params(), (in_features, head.num_outputs))
-        self.kernel = nnx.Param(kernel_scale / np.sqrt(in_features) * kernel)
-        self.bias = nnx.Param(bias)
+        self.kernel: nnx.Param[Array] = nnx.Param(kernel_scale / np.sqrt(in_features) * kernel)
+        self.bias: nnx.Param[Array] = nnx.Param(bias)
 
     def __call__(self, inputs: Float[ArrayLike, "*batch F"]) -> Float[Array, "*batch P"]:
         """The raw outputs.
