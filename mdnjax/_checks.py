@@ -1,5 +1,6 @@
-"""Checks of what came in: errors at trace time that name function, argument, got and expected."""
+"""Checks of what came in, named by function and argument, and of what is installed."""
 
+import importlib
 from typing import Any
 
 
@@ -18,3 +19,24 @@ def require(condition: bool, function: str, argument: str, got: Any, expected: s
     """
     if not condition:
         raise ValueError(f"{function}: {argument} must be {expected}, got {got}.")
+
+
+def require_extra(module: str, extra: str) -> Any:
+    """Imports a module of an optional extra, or says how to install it.
+
+    Args:
+        module: Its full name.
+        extra: The extra of this package that brings it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: It is not installed; the message is the pip line.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f'{module} is needed here; install it with: pip install "mdnjax[{extra}]"'
+        ) from error

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mdnjax._checks import require
+from mdnjax._checks import require, require_extra
+from mdnjax._files import write_whole
 
 if TYPE_CHECKING:
     import matplotlib.colors
@@ -23,8 +24,7 @@ TEXT = "#2e3440"
 FAINT = "#8b919c"
 GRID = "#e6e7ea"
 # Okabe and Ito's colours, told apart by every common kind of colour vision; dark enough on white.
-BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#a6537f", "#3a94c4"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+BLUE, ORANGE = "#0072b2", "#d55e00"
 
 _SETTINGS: dict[Any, Any] = {
     "figure.facecolor": "white",
@@ -69,12 +69,7 @@ def house_style() -> Iterator[None]:
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(
-            'mdnjax.plotting draws with Matplotlib: pip install "mdnjax[plot]"'
-        ) from error
+    matplotlib = require_extra("matplotlib", "plot")
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's own matplotlibrc does not leak into our figures
         matplotlib.rcParams.update(_SETTINGS)
@@ -135,12 +130,7 @@ def save(
     with house_style():
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=dict.fromkeys(unstable[kind]))
     content = _pack(buffer) if kind == "png" else buffer.getvalue()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(target, content)
 
 
 def _pack(buffer: io.BytesIO) -> bytes:

@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from mdnjax._checks import require
+from mdnjax._files import write_whole
 from mdnjax.strokes.curves import bezier, set_page, thin
 from mdnjax.strokes.structure import Strokes
 
@@ -136,14 +137,7 @@ def write_svg(
         OSError: The file cannot be written; one already there is left as it was.
     """
     document = to_svg(lines, **options) + "\n"
-    target = pathlib.Path(path)
-    # Written beside it and renamed: a reader, or a crash, never meets half a drawing.
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(document, encoding="utf-8", newline="\n")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(pathlib.Path(path), document.encode())
 
 
 def _path(points: np.ndarray, spacing: float, decimals: int) -> str:

@@ -10,7 +10,8 @@ import sys
 import time
 from typing import Any, Literal
 
-from mdnjax.training._extras import require_extra
+from mdnjax._checks import require_extra
+from mdnjax._files import write_whole
 
 Progress = Literal["auto", "bar", "lines", "off"]
 
@@ -65,10 +66,7 @@ class MetricsFile:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(path) if line["step"] <= step]
-        # A new file in place of the old one: a kill in between leaves one of the two, whole.
-        new = path.with_name(f".{path.name}.new")
-        new.write_text("".join(_json_line(line) for line in kept), encoding="utf-8")
-        new.replace(path)
+        write_whole(path, "".join(_json_line(line) for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
@@ -137,7 +135,7 @@ class Display:
         if kind == "bar":
             # A pseudo-terminal may claim a size of 0 by 0: tqdm then shows nothing, shutil says 80.
             size = shutil.get_terminal_size()
-            self._bar = require_extra("tqdm").tqdm(
+            self._bar = require_extra("tqdm", "train").tqdm(
                 total=budget,
                 initial=start,
                 unit="step",

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mdnjax.training._extras import require_extra
+from mdnjax._checks import require_extra
 from mdnjax.training.config import ConfigError, build
 from mdnjax.training.state import TrainState
 from mdnjax.training.step import leaf_names
@@ -287,7 +287,7 @@ def _index(tree: Any) -> dict[str, str]:
 
 def _write_arrays(folder: pathlib.Path, tree: Any) -> None:
     """Writes the leaves of a tree, named by path: no structure but names is relied on."""
-    ocp = require_extra("orbax.checkpoint")
+    ocp = require_extra("orbax.checkpoint", "train")
     leaves = dict(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))
     # Orbax has no arrays of size zero; their shape is known to whoever reads.
     leaves = {name: leaf for name, leaf in leaves.items() if leaf.size}
@@ -297,7 +297,7 @@ def _write_arrays(folder: pathlib.Path, tree: Any) -> None:
 
 def _read_arrays(folder: pathlib.Path, item: str, like: Any, config: Mapping[str, Any]) -> Any:
     """Reads the leaves of a tree back, onto the devices of `like`."""
-    ocp = require_extra("orbax.checkpoint")
+    ocp = require_extra("orbax.checkpoint", "train")
     got, expected = config.get("arrays", {}).get(item, {}), _index(like)
     # Orbax would cast a dtype silently and report a shape from a thread.
     if got != expected:

@@ -19,6 +19,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from mdnjax._checks import require_extra
+
 FaceName: TypeAlias = Literal["upright", "script"]
 
 _BASELINE = 9.0  # of every Hershey face of normal size
@@ -90,14 +92,7 @@ def load_face(name: FaceName, *, plain_capitals: bool = False) -> dict[str, Glyp
 def _load(
     font: str, characters: Iterable[str], recipes: Mapping[str, str], *, unit: float
 ) -> dict[str, Glyph]:
-    try:
-        from HersheyFonts import HersheyFonts
-    except ImportError as error:
-        raise ImportError(
-            "built_in_pens needs the single-stroke fonts of the package hershey-fonts: "
-            'pip install "mdnjax[pens]"'
-        ) from error
-    hershey = HersheyFonts()
+    hershey = require_extra("HersheyFonts", "pens").HersheyFonts()
     hershey.load_default_font(font)
     drafts = hershey.all_glyphs
     script = font == "scripts"

@@ -14,15 +14,14 @@ the place of `xy`, the `unit`, the `writers` where `has_writers` says so, and a 
 array is read whole, so that the archive's checksums are always verified.
 """
 
-import contextlib
 import io
 import os
 import pathlib
-import secrets
 import zipfile
 
 import numpy as np
 
+from mdnjax._files import write_whole
 from mdnjax.strokes.corpus import Corpus
 from mdnjax.strokes.formats.errors import StrokeFormatError
 
@@ -111,7 +110,6 @@ def write_npz(path: str | os.PathLike[str], corpus: Corpus) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    path = pathlib.Path(path)
     arrays = {
         "format": np.array(_FORMAT),
         "version": np.array(_VERSION),
@@ -125,17 +123,9 @@ def write_npz(path: str | os.PathLike[str], corpus: Corpus) -> None:
     }
     if corpus.writers is not None:
         arrays["writers"] = corpus.writers
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_whole(pathlib.Path(path), content.getvalue())
 
 
 def _arrays(path: pathlib.Path, content: bytes) -> dict[str, np.ndarray]:

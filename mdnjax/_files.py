@@ -1,0 +1,28 @@
+"""Files that are whole or not there."""
+
+import os
+import pathlib
+import secrets
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that no reader, crash or full disk ever leaves half of it.
+
+    The content is written beside the file under a hidden name, flushed to the disk, and renamed.
+
+    Args:
+        path: The file; its folder must exist. An older one is replaced.
+        content: All of it.
+
+    Raises:
+        OSError: The file cannot be written; one already there is left as it was.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
