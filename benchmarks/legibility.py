@@ -13,13 +13,11 @@ import itertools
 import json
 import pathlib
 from collections.abc import Iterable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mdnjax import datasets, nets, plotting, strokes, training
+from mdnjax import datasets, plotting, strokes, training
 
 
 def main() -> None:
@@ -56,13 +54,8 @@ def main() -> None:
 def samples(run: pathlib.Path, *, bias: float, seed: int) -> list[strokes.Strokes]:
     """Forty lines that the run's best network makes up."""
     model = training.load_model(run, method="step")
-    assert isinstance(model.module, nets.LSTMStack)
-
-    def step(params: Any, carry: nets.LSTMCarry, point: jax.Array) -> tuple[Any, jax.Array]:
-        return model.apply(params, {}, carry, point)[0]
-
     batch = strokes.generate(
-        jax.tree_util.Partial(step, jax.tree.map(jnp.asarray, model.params)),
+        model.network,
         model.module.initial_carry((40,)),
         model.head,
         jax.random.key(seed),
@@ -80,6 +73,8 @@ def words(lines: Iterable[strokes.Strokes]) -> list[strokes.Strokes]:
     for line in lines:
         positions = np.asarray(strokes.to_positions(line))
         ends = np.flatnonzero(line.pen_up)
+        if not len(ends):  # a network may never lift its pen
+            continue
         bounds = np.concatenate([[0], ends + 1])
         pieces = [slice(a, b) for a, b in itertools.pairwise(bounds)]
         heights = [float(np.ptp(positions[piece, 1])) for piece in pieces]

@@ -12,10 +12,9 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from PIL import Image
 
-from mdnjax import datasets, nets, plotting, strokes, training
+from mdnjax import datasets, plotting, strokes, training
 
 IMAGES = pathlib.Path(__file__).resolve().parent / "images"
 
@@ -33,21 +32,17 @@ def main() -> None:
         plotting.page(write(arguments.run, lines=4, points=700, bias=0.7, seed=5)),
         "handwriting.png",
     )
-    for run in [arguments.run, *arguments.real]:
-        learned(run)
+    learned(arguments.run, "learning_pens.png")
+    for run in arguments.real:
+        learned(run, f"learning_{run.name}.png")
     shrink(arguments.run / "density.png", "density.png")
 
 
 def write(run: pathlib.Path, *, lines: int, points: int, bias: float, seed: int) -> strokes.Strokes:
     """Lines that the run's best network makes up."""
     model = training.load_model(run, method="step")
-    assert isinstance(model.module, nets.LSTMStack)
-
-    def step(params: Any, carry: nets.LSTMCarry, point: jax.Array) -> tuple[Any, jax.Array]:
-        return model.apply(params, {}, carry, point)[0]
-
     return strokes.generate(
-        jax.tree_util.Partial(step, jax.tree.map(jnp.asarray, model.params)),
+        model.network,
         model.module.initial_carry((lines,)),
         model.head,
         jax.random.key(seed),
@@ -58,12 +53,12 @@ def write(run: pathlib.Path, *, lines: int, points: int, bias: float, seed: int)
     )
 
 
-def learned(run: pathlib.Path) -> None:
+def learned(run: pathlib.Path, name: str) -> None:
     """A run's learning curve beside the baselines of its `metrics.json`."""
     scores = json.loads((run / "metrics.json").read_text())["scores"]
     baselines = {n: s["nats_per_point"] for n, s in scores.items() if n != "network"}
     records = training.read_metrics(run / "metrics.jsonl")
-    save(plotting.learning_curve(records, baselines=baselines), f"learning_{run.name}.png")
+    save(plotting.learning_curve(records, baselines=baselines), name)
 
 
 def save(figure: Any, name: str) -> None:

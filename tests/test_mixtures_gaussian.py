@@ -75,7 +75,10 @@ def test_what_goes_in_comes_out(kind, dim, x64):
     np.testing.assert_allclose(covariances_of(mix), expected, rtol=1e-9, atol=1e-10)
     factor = np.asarray(factors_of(mix))
     np.testing.assert_array_equal(factor, np.triu(factor))
-    assert (np.diagonal(factor, axis1=-2, axis2=-1) > 0).all()
+    diagonal = np.diagonal(factor, axis1=-2, axis2=-1)
+    assert (diagonal > 0).all()
+    scales = np.asarray(mix.scale)[..., None] if kind == "isotropic" else np.asarray(mix.scale)
+    np.testing.assert_allclose(np.broadcast_to(scales, diagonal.shape), 1 / diagonal, rtol=1e-13)
     precision = factor.swapaxes(-1, -2) @ factor
     np.testing.assert_allclose(precision @ expected, np.eye(dim) + 0 * expected, atol=1e-8)
 

@@ -136,7 +136,7 @@ def test_too_few_points_are_refused():
     corpus = st.Corpus.from_positions(
         np.array([[0, 0], [1, 2], [3, 1], [4, 4]]), np.zeros(4), [4], ["a"], [""]
     )
-    with pytest.raises(ValueError, match="points in each state"):
+    with pytest.raises(ValueError, match=r"fit_autoregression: corpus .* points in each state"):
         st.fit_autoregression(corpus, st.Normalizer.fit(corpus))
 
 

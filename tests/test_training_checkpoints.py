@@ -120,6 +120,8 @@ def test_a_model_is_rebuilt_from_its_path_alone(tmp_path, average):
         raw, _ = model.apply(model.params, model.state, x)
         expected, _ = network.apply(result.params, result.state, x)
         np.testing.assert_array_equal(raw, expected)
+        compiled = jax.jit(lambda network: network(x))(model.network)
+        np.testing.assert_allclose(compiled, expected, rtol=1e-5, atol=1e-6)
         assert not np.array_equal(raw, network.apply(network.params, network.state, x)[0])
 
     path = tmp_path / "last" / "00000003"

@@ -98,6 +98,16 @@ def test_what_has_no_description(value):
         training.describe(value)
 
 
+def test_a_broken_array_is_named():
+    for broken in (
+        {"array": [1.0]},
+        {"array": [1.0], "dtype": "no"},
+        {"array": "x", "dtype": "f4"},
+    ):
+        with pytest.raises(training.ConfigError, match="is not an array"):
+            training.build(broken)
+
+
 def test_what_a_class_does_not_accept_is_named():
     described = {"class": "mdnjax.training.Schedule", "options": {"peek": 1.0}}
     with pytest.raises(training.ConfigError, match=r"Schedule does not accept \{'peek': 1.0\}"):

@@ -167,6 +167,14 @@ class GaussianMixture:
         return jnp.exp(self.log_weights)
 
     @property
+    def scale(self) -> Array:
+        """Standard deviations, exp(log_scale): `[..., K]` (isotropic) or `[..., K, D]`.
+
+        Of a *full* component, each coordinate's once those after it are known.
+        """
+        return jnp.exp(self.log_scale)
+
+    @property
     def precision_factors(self) -> Array:
         """U, `[..., K, D, D]`: the upper Cholesky factors of the components' precisions."""
         return self._unit_upper() * jnp.exp(-self._log_scales())[..., :, None]

@@ -192,7 +192,17 @@ class BernoulliHead:
         return 1
 
     def probability(self, raw: Float[ArrayLike, "*batch 1"]) -> Float[Array, "*batch"]:
-        """p(y = 1), `[...]`."""
+        """p(y = 1) = sigmoid(raw).
+
+        Args:
+            raw: `[..., 1]`, log-odds.
+
+        Returns:
+            `[...]`, from 0 to 1.
+
+        Raises:
+            ValueError: The last axis of `raw` is not 1.
+        """
         raw = as_float(raw)
         _check_raw("BernoulliHead.probability", raw, 1, self)
         return jax.nn.sigmoid(raw[..., 0])

@@ -44,6 +44,12 @@ class LinearBaseline:
             corpus: Lines in device units.
             normalizer: The one it was fitted with.
             key: The key that the networks to be compared are evaluated with.
+
+        Returns:
+            The scores, in the units of `StrokeScores`.
+
+        Raises:
+            ValueError: No line has a second point.
         """
         unit = np.asarray(normalizer.device_unit)
         noisy = np.asarray(dequantize_corpus(key, corpus).strokes.offsets)
@@ -85,8 +91,11 @@ def fit_static(corpus: Corpus, normalizer: Normalizer) -> LinearBaseline:
 
     Returns:
         The maximum-likelihood baseline of order 0.
+
+    Raises:
+        ValueError: Fewer than three points are predicted.
     """
-    return _fit(corpus, normalizer, order=0, num_states=1)
+    return _fit("fit_static", corpus, normalizer, order=0, num_states=1)
 
 
 def fit_autoregression(corpus: Corpus, normalizer: Normalizer, *, order: int = 3) -> LinearBaseline:
@@ -102,12 +111,18 @@ def fit_autoregression(corpus: Corpus, normalizer: Normalizer, *, order: int = 3
 
     Returns:
         The baseline.
+
+    Raises:
+        ValueError: `order` is less than 1, or fewer than three points are predicted within strokes
+            or after a pen-up.
     """
     require(order >= 1, "fit_autoregression", "order", order, "at least 1")
-    return _fit(corpus, normalizer, order=order, num_states=2)
+    return _fit("fit_autoregression", corpus, normalizer, order=order, num_states=2)
 
 
-def _fit(corpus: Corpus, normalizer: Normalizer, *, order: int, num_states: int) -> LinearBaseline:
+def _fit(
+    function: str, corpus: Corpus, normalizer: Normalizer, *, order: int, num_states: int
+) -> LinearBaseline:
     """Least squares in one pass, from the moments of features and targets in each state."""
     num_features = 1 + 3 * order
     # Moments of z = (features, offset): z^T z holds X^T X, X^T Y and Y^T Y.
@@ -122,7 +137,7 @@ def _fit(corpus: Corpus, normalizer: Normalizer, *, order: int, num_states: int)
             lifted[s] += np.count_nonzero(part.pen_up[inside])
     require(
         bool(np.all(counts > 2)),
-        "fit",
+        function,
         "corpus",
         f"{counts.astype(int).tolist()} points in each state",
         "large enough for at least 3 predicted points in each state (within, after a pen-up)",

@@ -72,6 +72,9 @@ def clean(
     Returns:
         The cleaned corpus (ids, texts and writers as they were) and what was changed.
 
+    Raises:
+        ValueError: A threshold is out of range, or no step within a stroke gives a median.
+
     References:
         A. Graves. "Generating Sequences With Recurrent Neural Networks." 2013, section 4.
     """

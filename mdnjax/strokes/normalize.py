@@ -1,7 +1,6 @@
 """Normalisation of offsets by the training corpus' statistics."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,8 +19,8 @@ class Normalizer:
     """The affine map that gives a corpus' offsets mean 0 and standard deviation 1.
 
     normalised = (offset - mean) / std, each coordinate by itself (Graves 2013, section 4). A
-    static, hashable description: it goes into `jit` as a constant and, by `to_dict`, into a
-    model's `config.json`.
+    static, hashable description: it goes into `jit` as a constant and, by `training.describe`,
+    into a model's `config.json`.
 
     Attributes:
         mean: Mean of (dx, dy), device units.
@@ -119,37 +118,6 @@ class Normalizer:
     def log_device_area(self) -> float:
         """log(std_x std_y): added to normalised nats it gives nats per device unit squared."""
         return float(np.log(self.std[0]) + np.log(self.std[1]))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and strings, for JSON."""
-        return {"mean": list(self.mean), "std": list(self.std), "unit": self.unit}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Normalizer":
-        """The normaliser that `to_dict` wrote.
-
-        Raises:
-            ValueError: A field is missing, or is not of that form.
-
-        Example:
-            >>> normalizer = Normalizer(mean=(8.0, 0.0), std=(42.0, 36.0), unit="sensor")
-            >>> Normalizer.from_dict(normalizer.to_dict()) == normalizer
-            True
-        """
-        keys = {"mean", "std", "unit"}
-        require(
-            set(values) == keys and len(values["mean"]) == len(values["std"]) == 2,
-            "Normalizer.from_dict",
-            "values",
-            dict(values),
-            'of the form {"mean": [x, y], "std": [x, y], "unit": text}',
-        )
-        (mean_x, mean_y), (std_x, std_y) = values["mean"], values["std"]
-        return cls(
-            mean=(float(mean_x), float(mean_y)),
-            std=(float(std_x), float(std_y)),
-            unit=str(values["unit"]),
-        )
 
     def _like(
         self, offsets: Float[Array | np.ndarray, "... 2"]

@@ -25,15 +25,11 @@ class Budget:
 
     Attributes:
         steps: Steps of the whole run.
-        step_seconds: Measured duration of a step.
         check_seconds: Measured duration of a validation and its checkpoints.
-        deadline: `time.monotonic()` at which the run must stop in any case.
     """
 
     steps: int
-    step_seconds: float
     check_seconds: float
-    deadline: float
 
 
 def measure_budget(
@@ -100,7 +96,7 @@ def measure_budget(
         check_seconds += once * (1 if validate is None else 2)  # last, and best
 
     left = (deadline - time.monotonic()) * (1.0 - _MARGIN) - validations * check_seconds
-    return Budget(max(1, int(left / step_seconds)), step_seconds, check_seconds, deadline)
+    return Budget(max(1, int(left / step_seconds)), check_seconds)
 
 
 def _seconds(call: Callable[[], Any]) -> float:

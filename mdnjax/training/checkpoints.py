@@ -13,6 +13,7 @@ A run keeps `last/<step>` and `best/<step>`. `load_model` reads `model/` and `st
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -62,6 +63,19 @@ class Model:
     normalizer: Any
     config: Mapping[str, Any]
     module: Any
+
+    @functools.cached_property
+    def network(self) -> jax.tree_util.Partial:
+        """`apply` with its parameters and state in it: `network(*inputs) -> output`.
+
+        Its arrays are arguments, not constants, of the programs it is passed to: for
+        `strokes.evaluate`, or with `load_model(path, method="step")` for `strokes.generate`.
+        """
+
+        def network(params: Any, state: Any, *inputs: Any) -> Any:
+            return self.apply(params, state, *inputs)[0]
+
+        return jax.tree_util.Partial(network, self.params, self.state)
 
 
 def save_checkpoint(

@@ -126,7 +126,10 @@ def _build(description: Any, more: dict[str, Any], taken: set[str]) -> Any:
     if "function" in description:
         return _function(str(description["function"]))
     if "array" in description:
-        return np.asarray(description["array"], dtype=jnp.dtype(description["dtype"]))
+        try:
+            return np.asarray(description["array"], dtype=jnp.dtype(description["dtype"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"build: {description} is not an array: {error}") from error
     if "class" not in description:
         return {name: _build(item, more, taken) for name, item in description.items()}
     path = str(description["class"])

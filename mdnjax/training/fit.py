@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mdnjax._checks import require
+from mdnjax._checks import require, require_extra
 from mdnjax._types import Array
 from mdnjax.training._metrics import Display, MetricsFile, Progress, Window
 from mdnjax.training.budget import measure_budget
@@ -136,6 +137,9 @@ def fit(
     Returns:
         The result; on a plateau, on time and on Ctrl-C too (a second Ctrl-C raises).
 
+    Warns:
+        UserWarning: The minutes leave time for fewer steps than there are validations.
+
     Raises:
         NonFiniteError: A loss, gradient or updated value is not finite: names step, batch and
             leaves; the last good state is saved and on the error.
@@ -179,6 +183,8 @@ def fit(
     require(needs_validate, "fit", "patience", patience, "None where there is no validate")
 
     folder = None if out is None else pathlib.Path(out)
+    if folder is not None:
+        require_extra("orbax.checkpoint", "train")  # now, and not at the first checkpoint
     key = jax.random.key(seed)
     step = make_step(loss, optimizer, schedule=schedule, average=average)
     header = _header(config, seed, average, schedule)
@@ -204,6 +210,13 @@ def fit(
                 validations=validations,
                 out=folder,
             )
+            if measured.steps < validations:
+                warnings.warn(
+                    f"fit: {minutes} minutes leave time for {measured.steps} steps of "
+                    f"{measured.step_seconds:.2g} s, beside compilation, {validations} validations "
+                    f"of {measured.check_seconds:.2g} s and a reserve of {reserve:.3g} s.",
+                    stacklevel=2,
+                )
             budget = jax.device_put(np.int32(measured.steps), train.budget.sharding)
             train = dataclasses.replace(train, budget=budget)
             deadline -= measured.check_seconds
