@@ -76,6 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     writer, architecture = build(arguments, lines.train, normalizer)
     result = learn(arguments, writer, architecture, lines, mesh)
+    if result.stopped == "interrupted":
+        print(f"interrupted at step {int(result.last.step):,}, which is saved; --resume goes on")
+        sys.exit(130)
     writer = writer._replace(params=result.params)
 
     scores = judge(writer, lines, arguments.seed, mesh)

@@ -339,6 +339,18 @@ def test_time_that_is_up_ends_the_run_with_a_checkpoint(tmp_path, monkeypatch):
     assert training.read_metrics(tmp_path / "metrics.jsonl")[-1]["valid"] is not None
 
 
+def test_minutes_that_leave_next_to_nothing_are_named(monkeypatch):
+    clock = Clock(monkeypatch)
+    with pytest.warns(UserWarning, match=r"fit: 1\.0 minutes leave time for 1 steps of 20 s"):
+        fit(
+            steps=None,
+            minutes=1.0,
+            batches=clock.batches(lambda n: 20.0),
+            validate=clock.validate,
+            validations=2,
+        )
+
+
 def test_a_run_is_not_overwritten_unasked(tmp_path):
     fit(out=tmp_path)
     with pytest.raises(training.CheckpointError, match="holds a run; expected an empty folder"):
