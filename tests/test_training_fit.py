@@ -274,7 +274,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        for module in ("budget", "fit"):
+        for module in ("budget", "fit", "_run"):
             monkeypatch.setattr(sys.modules[f"mdnjax.training.{module}"], "time", self)
 
     def monotonic(self):

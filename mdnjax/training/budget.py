@@ -25,10 +25,12 @@ class Budget:
 
     Attributes:
         steps: Steps of the whole run.
+        step_seconds: Measured duration of a step.
         check_seconds: Measured duration of a validation and its checkpoints.
     """
 
     steps: int
+    step_seconds: float
     check_seconds: float
 
 
@@ -96,7 +98,7 @@ def measure_budget(
         check_seconds += once * (1 if validate is None else 2)  # last, and best
 
     left = (deadline - time.monotonic()) * (1.0 - _MARGIN) - validations * check_seconds
-    return Budget(max(1, int(left / step_seconds)), check_seconds)
+    return Budget(max(1, int(left / step_seconds)), step_seconds, check_seconds)
 
 
 def _seconds(call: Callable[[], Any]) -> float:

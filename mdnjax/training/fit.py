@@ -1,18 +1,14 @@
-"""The training loop: batches, validation, checkpoints, metrics, and an end in time."""
+"""`fit`: a training run set up, begun or resumed; `_run` holds its loop."""
 
-import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import shutil
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,23 +17,21 @@ from jax.sharding import Mesh
 
 from mdnjax._checks import require, require_extra
 from mdnjax._types import Array
-from mdnjax.training._metrics import Display, MetricsFile, Progress, Window
+from mdnjax.training._metrics import Progress
+from mdnjax.training._run import FitResult, Run, RunProgress
 from mdnjax.training.budget import measure_budget
 from mdnjax.training.checkpoints import (
     CheckpointError,
     find_checkpoint,
     list_checkpoints,
     restore_checkpoint,
-    save_checkpoint,
 )
 from mdnjax.training.config import describe
 from mdnjax.training.schedule import Schedule
 from mdnjax.training.sharding import replicate, split_batch
-from mdnjax.training.state import TrainState, copy_tree, init_state
-from mdnjax.training.step import (
-    Loss,
-    make_step,
-)
+from mdnjax.training.state import TrainState, init_state
+from mdnjax.training.step import Loss, make_step
+
 
 def fit(
     loss: Loss,
