@@ -328,6 +328,17 @@ def test_nan_in_nan_out(kind):
         assert np.isnan(in_raw).any(axis=1).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_nan_are_not_hidden(kind):
+    head = make_head(kind, 2, 3)
+    raw = np.zeros((2, head.num_outputs), np.float32)
+    raw[0, 1] = np.nan
+    mix = head.mixture(raw)
+    for values in (mdn.sample(jax.random.key(0), mix, (7,)), mdn.most_probable(mix)[None]):
+        assert np.isnan(values[:, 0]).all()
+        assert np.isfinite(values[:, 1]).all()
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_extremes_are_finite(dtype):
     """Widened before any arithmetic: bfloat16 reaches 3e38, float16 holds no sigma^2 at all."""

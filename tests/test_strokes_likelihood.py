@@ -195,7 +195,7 @@ def test_another_head_is_refused():
     head = mdn.ProductHead(
         offset=mdn.GaussianHead(num_components=2, dim=2), pen_up=mdn.BernoulliHead()
     )
-    with pytest.raises(ValueError, match="head must be a stroke_head"):
+    with pytest.raises(ValueError, match="evaluate: head must be a stroke_head"):
         st.evaluate(lambda x: x, corpus, st.Normalizer.fit(corpus), head, key=KEY)
 
 

@@ -55,6 +55,12 @@ def test_goes_through_json_and_is_a_constant_for_jit():
     assert hash(again) == hash(normalizer)
 
 
+def test_a_normaliser_can_be_undone():
+    for std in ((0.0, 1.0), (1.0, -1.0), (float("nan"), 1.0), (1.0, float("inf"))):
+        with pytest.raises(ValueError, match="Normalizer: std must be positive and finite"):
+            st.Normalizer(mean=(0.0, 0.0), std=std, unit="device")
+
+
 def test_a_corpus_that_does_not_move_is_refused():
     still = st.Corpus.from_positions(np.array([[0, 1], [5, 1]]), np.ones(2), [2], ["a"], [""])
     with pytest.raises(ValueError, match="moving in both coordinates"):

@@ -42,6 +42,11 @@ def test_fractions_must_be_a_distribution(fractions):
         st.split_by(["a", "b"], fractions, seed=0)
 
 
+def test_a_corpus_without_writers_cannot_be_split_by_them():
+    with pytest.raises(ValueError, match=r"split_by: groups must be a group for each item.*None"):
+        st.split_by(np.array(None), [0.5, 0.5], seed=0)
+
+
 def test_too_few_groups_are_refused():
     with pytest.raises(ValueError, match="split_by: groups"):
         st.split_by(["a", "a", "b"], [0.4, 0.3, 0.3], seed=0)

@@ -93,4 +93,7 @@ def most_probable(mix: GaussianMixture) -> Float[Array, "*batch D"]:
         [1.]
     """
     best = jnp.argmax(mix.log_weights, axis=-1)
-    return jnp.take_along_axis(mix.loc, best[..., None, None], axis=-2)[..., 0, :]
+    loc = jnp.take_along_axis(mix.loc, best[..., None, None], axis=-2)[..., 0, :]
+    # NaN passes for the largest of all, but its component's mean may well be a number.
+    lost = jnp.isnan(jnp.max(mix.log_weights, axis=-1, keepdims=True))
+    return jnp.where(lost, jnp.nan, loc)

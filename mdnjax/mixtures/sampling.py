@@ -59,7 +59,9 @@ def sample(key: Key, mix: GaussianMixture, shape: Shape = ()) -> Float[Array, ".
     epsilon = jax.random.normal(key_normal, (*batch, num_samples, mix.dim), dtype)
     isotropic = mix.covariance_kind == "isotropic"
     scale = jnp.exp(chosen(mix.log_scale[..., None] if isotropic else mix.log_scale))
-    step = scale * epsilon
+    # No comparison with NaN chooses anything: without this, NaN weights would give plain samples.
+    lost = jnp.isnan(jnp.sum(mix.weights, axis=-1))[..., None, None]
+    step = jnp.where(lost, jnp.nan, scale * epsilon)
     if mix.upper is not None:
         unit_upper = triangular.unit_upper(chosen(mix.upper))
         step = solve_triangular(unit_upper, step[..., None], unit_diagonal=True)[..., 0]

@@ -67,7 +67,7 @@ def generate(
     require(num_lines >= 1, "generate", "num_lines", num_lines, "at least 1")
     require(max_points >= 2, "generate", "max_points", max_points, "at least 2")
     require(bias >= 0, "generate", "bias", bias, "at least 0")
-    stroke_parts(head)
+    stroke_parts(head, function="generate")
     at_rest = first is None
     if first is None:
         rest = [-mean / std for mean, std in zip(normalizer.mean, normalizer.std, strict=True)]

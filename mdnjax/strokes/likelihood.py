@@ -175,6 +175,7 @@ def evaluate(
     Raises:
         ValueError: The head is no stroke head, or no line has a second point.
     """
+    stroke_parts(head, function="evaluate")
     noisy = dequantize_corpus(key, corpus)
     predict = as_partial(predict)
     sums: dict[str, float] = dict.fromkeys(("nats", "raw_nats", "smoothed_nats", "sse"), 0.0)
@@ -236,13 +237,22 @@ def as_partial(function: Callable) -> jax.tree_util.Partial:
     return jax.tree_util.Partial(function)
 
 
-def stroke_parts(head: ProductHead) -> tuple[GaussianHead, BernoulliHead]:
-    """The two parts of a stroke head.
+def stroke_parts(
+    head: ProductHead, *, function: str = "stroke_parts"
+) -> tuple[GaussianHead, BernoulliHead]:
+    """The two parts of a stroke head, offset and pen-up.
+
+    Args:
+        head: `stroke_head(...)`.
+        function: The name that errors speak in.
+
+    Returns:
+        The mixture over offsets and the Bernoulli of the pen-up.
 
     Raises:
         ValueError: `head` is no stroke head.
     """
-    parts = dict(head.parts)
+    parts = dict(head.parts) if isinstance(head, ProductHead) else {}
     offset, pen_up = parts.get("offset"), parts.get("pen_up")
     if not (
         len(parts) == 2
@@ -250,7 +260,7 @@ def stroke_parts(head: ProductHead) -> tuple[GaussianHead, BernoulliHead]:
         and (offset.dim, offset.covariance) == (2, "full")
         and isinstance(pen_up, BernoulliHead)
     ):
-        raise ValueError(f"stroke_parts: head must be a stroke_head(...), got {head}.")
+        raise ValueError(f"{function}: head must be a stroke_head(...), got {head}.")
     return offset, pen_up
 
 

@@ -26,11 +26,18 @@ class Normalizer:
         mean: Mean of (dx, dy), device units.
         std: Standard deviation of (dx, dy), device units, positive.
         unit: What a device unit is, as the corpus says.
+
+    Raises:
+        ValueError: A standard deviation is not positive and finite.
     """
 
     mean: tuple[float, float]
     std: tuple[float, float]
     unit: str
+
+    def __post_init__(self) -> None:
+        positive = all(0 < std < np.inf for std in self.std)
+        require(positive, "Normalizer", "std", self.std, "positive and finite")
 
     @classmethod
     def fit(cls, corpus: Corpus) -> "Normalizer":

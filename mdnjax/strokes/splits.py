@@ -30,7 +30,7 @@ def split_by(
         The sorted indices of each part's items, in the order of `fractions`.
 
     Raises:
-        ValueError: `fractions` is no distribution, or a part would be empty.
+        ValueError: `fractions` is no distribution, `groups` is no list, or a part would be empty.
 
     Example:
         >>> train, test = split_by(["a", "a", "b", "c"], [0.75, 0.25], seed=0)
@@ -46,9 +46,9 @@ def split_by(
         list(fractions),
         "positive and add to 1",
     )
-    names, group_of_item, sizes = np.unique(
-        np.asarray(groups), return_inverse=True, return_counts=True
-    )
+    groups = np.asarray(groups)
+    require(groups.ndim == 1, "split_by", "groups", groups, "a group for each item, in one axis")
+    names, group_of_item, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
     # dealt[g]: how many items the first g groups hold; part p ends at the g whose dealt is nearest
     # to the share asked for.
