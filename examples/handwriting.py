@@ -67,8 +67,16 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """The whole story, in order."""
-    mesh = use_all_cores(arguments.batch)
+    # What would fail at the end fails now: a run that is there already, a missing Matplotlib.
+    if not (arguments.resume or arguments.overwrite) and (arguments.out / "last").exists():
+        sys.exit(
+            f"handwriting.py: {arguments.out} holds a run; --resume goes on with it, --overwrite "
+            "deletes it, --out FOLDER leaves it alone"
+        )
+    with plotting.house_style():
+        pass
     arguments.out.mkdir(parents=True, exist_ok=True)
+    mesh = use_all_cores(arguments.batch)
 
     lines = read_lines(arguments)
     normalizer = strokes.Normalizer.fit(lines.train)
@@ -99,7 +107,9 @@ def use_all_cores(batch: int) -> jax.sharding.Mesh:
     On a CPU every core becomes a device of its own: an LSTM's small products gain nothing from
     several threads, and a batch divides without loss.
     """
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", cores)
     devices = jax.devices()
     count = math.gcd(batch, len(devices))
     automatic = (jax.sharding.AxisType.Auto,)
@@ -115,7 +125,12 @@ def read_lines(arguments: argparse.Namespace) -> Lines:
         corpus = strokes.read(arguments.data, strict=arguments.strict)
         name = arguments.data.name
     # A twentieth to stop by, a tenth to be judged on; of a handful of forms, at least one each.
-    least = 1.5 / len(set(corpus.forms))
+    forms = len(set(corpus.forms))
+    if forms < 5:
+        raise ValueError(
+            f"{name}: lines of at least 5 forms are needed to hold some out, got {forms}"
+        )
+    least = 1.5 / forms
     stop, judge = max(0.05, least), max(0.10, least)
     if arguments.test is not None:
         train, valid = strokes.split_by(corpus.forms, (1 - stop, stop), seed=arguments.seed)
@@ -214,16 +229,20 @@ def learn(
             "normalizer": training.describe(normalizer),
             "unit": normalizer.unit,
             "data": lines.name,
+            "batch": arguments.batch,
+            "window": arguments.window,
+            "train_points": len(lines.train.strokes.pen_up),
         },
         resume=arguments.resume,
-        overwrite=not arguments.resume,
+        overwrite=arguments.overwrite,
         mesh=mesh,
     )
 
 
 def validation_batches(corpus: strokes.Corpus, batch_size: int) -> list[strokes.StreamBatch]:
-    """Some two hundred whole lines; a row that is empty counts for nothing."""
-    some = corpus.subset(np.arange(min(len(corpus), 192)))
+    """Some two hundred whole lines of all forms; a row that is empty counts for nothing."""
+    chosen = np.linspace(0, len(corpus) - 1, min(len(corpus), 192)).astype(int)
+    some = corpus.subset(chosen)
     batches = []
     for _, batch in strokes.line_batches(some, batch_size=batch_size, num_buckets=3):
         batches.append(strokes.StreamBatch(batch, np.zeros(batch.mask.shape, bool)))
@@ -442,12 +461,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=pathlib.Path("runs/handwriting"),
         help="for pictures, metrics and checkpoints (runs/handwriting)",
     )
-    output.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    there = output.add_mutually_exclusive_group()
+    there.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    there.add_argument("--overwrite", action="store_true", help="delete the run in that folder")
     output.add_argument("--sample", metavar="N", type=count, default=8, help="lines to write (8)")
     output.add_argument(
         "--bias",
         metavar="B",
-        type=float,
+        type=not_negative,
         default=0.5,
         help="neatness: 0 as it was learned, 1 or more tidier, after Graves (0.5)",
     )
@@ -464,9 +485,17 @@ def count(text: str) -> int:
 
 def positive(text: str) -> float:
     """A finite number above 0."""
+    number = not_negative(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("must be above 0, got 0")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
     number = float(text)
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"must be above 0, got {number}")
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f"must be finite and at least 0, got {number}")
     return number
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import pathlib
 import subprocess
@@ -153,3 +154,7 @@ def test_the_pure_rooms_load_neither_flax_nor_optax():
     rooms = [room for room in PURE if room in EVERY_ROOM]
     loaded = loaded_by("; ".join(f"import mdnjax.{room}" for room in rooms))
     assert not loaded & {"flax", "optax", "orbax", "matplotlib"}
+
+
+def test_the_version_is_the_packages():
+    assert mdnjax.__version__ == importlib.metadata.version("mdnjax")
