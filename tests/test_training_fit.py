@@ -261,6 +261,12 @@ def test_a_plateau_ends_the_run_and_stays_ended(tmp_path):
     same_trees(again.params, result.params)
 
 
+def test_a_batch_without_weight_is_named():
+    empty = {**WHOLE, "weight": np.zeros(64, np.float32)}
+    with pytest.raises(training.NonFiniteError, match=r"step 3 \(batch 3; all its weights are 0\)"):
+        fit(batches=lambda n: empty if n == 3 else WHOLE)
+
+
 def test_a_validation_that_is_not_finite_is_no_improvement(tmp_path):
     values = iter([2.0, float("nan"), -float("inf"), 1.0, 3.0])
     result = fit(validate=lambda p, s: next(values), out=tmp_path)

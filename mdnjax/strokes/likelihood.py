@@ -36,7 +36,7 @@ from mdnjax.mixtures import (
 )
 from mdnjax.strokes.batches import gather_lines, line_batches
 from mdnjax.strokes.corpus import Corpus
-from mdnjax.strokes.head import next_step_pairs
+from mdnjax.strokes.head import dequantize, next_step_pairs
 from mdnjax.strokes.normalize import Normalizer
 from mdnjax.strokes.structure import Strokes
 
@@ -136,8 +136,8 @@ def dequantize_corpus(key: Key, corpus: Corpus) -> Corpus:
         The corpus; use it for targets only.
     """
     offsets = np.asarray(corpus.strokes.offsets)
-    noise = jax.random.uniform(key, offsets.shape, offsets.dtype, minval=-0.5, maxval=0.5)
-    strokes = dataclasses.replace(corpus.strokes, offsets=offsets + np.asarray(noise))
+    noisy = dequantize(key, {"offset": offsets}, (1.0, 1.0))["offset"]
+    strokes = dataclasses.replace(corpus.strokes, offsets=np.asarray(noisy))
     return dataclasses.replace(corpus, strokes=strokes)
 
 

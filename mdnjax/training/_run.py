@@ -136,7 +136,7 @@ class Run:
         """Takes in what a step reported, and stops the run where the step was not good."""
         finite = np.asarray(metrics.finite)
         if not finite.all():
-            self._fail(finite, float(metrics.nats))
+            self._fail(finite, float(metrics.nats), float(metrics.weight))
         nats, weight = float(metrics.nats), float(metrics.weight)
         now = time.monotonic()
         self.done.step += 1
@@ -197,7 +197,7 @@ class Run:
             _keep(folder, self.done.step)
             _keep(self.folder / "best", self.done.best_step)
 
-    def _fail(self, finite: np.ndarray, nats: float) -> None:
+    def _fail(self, finite: np.ndarray, nats: float, weight: float) -> None:
         """Saves the last good state and raises, naming step, batch and leaves."""
         n = self.done.step
         self._save("last")
@@ -212,6 +212,7 @@ class Run:
             if np.issubdtype(np.asarray(leaf).dtype, np.floating) and not np.isfinite(leaf).all()
         ]
         cause = f"not finite in it: {', '.join(bad)}" if bad else "its values are finite"
+        cause = "all its weights are 0" if weight == 0 else cause
         saved = "" if self.folder is None else f" The state before it is in {self.folder / 'last'}."
         raise NonFiniteError(
             f"fit: step {n} (batch {n}; {cause}) is not finite: {shown}; loss {nats}.{saved}",
