@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import platform
 import sys
@@ -76,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     with plotting.house_style():
         pass
     arguments.out.mkdir(parents=True, exist_ok=True)
-    mesh = use_all_cores(arguments.batch)
+    mesh = devices_for(arguments.batch)
 
     lines = read_lines(arguments)
     normalizer = strokes.Normalizer.fit(lines.train)
@@ -101,15 +100,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
 
 
-def use_all_cores(batch: int) -> jax.sharding.Mesh:
-    """A mesh of all devices over which a batch can be divided.
-
-    On a CPU every core becomes a device of its own: an LSTM's small products gain nothing from
-    several threads, and a batch divides without loss.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", cores)
+def devices_for(batch: int) -> jax.sharding.Mesh:
+    """A mesh of all devices over which a batch can be divided: one CPU, or some accelerators."""
     devices = jax.devices()
     count = math.gcd(batch, len(devices))
     automatic = (jax.sharding.AxisType.Auto,)
@@ -153,7 +145,13 @@ def build(
     """The network of Graves' figure 1, starting from what offsets look like without context."""
     head = strokes.stroke_head(arguments.components)
     hidden = (arguments.hidden,) * arguments.layers
-    options: dict[str, Any] = {"in_features": 3, "hidden": hidden, "output": head.num_outputs}
+    options: dict[str, Any] = {
+        "in_features": 3,
+        "hidden": hidden,
+        "output": head.num_outputs,
+        # Graves' 10, for a loss summed over points, is this for their mean.
+        "clip_gradient": 10 / (arguments.batch * arguments.window),
+    }
     some = normalizer.apply(strokes.Windows(corpus, 64, 256, arguments.seed)(0))
     _, targets, mask = strokes.next_step_pairs(some)
     bias = nets.bias_from_targets(
@@ -272,7 +270,7 @@ def judge(
         writer.normalizer,
         writer.head,
         key=key,
-        batch_size=16 * mesh.size,
+        batch_size=32 * mesh.size,
     )
     autoregression = strokes.fit_autoregression(lines.train, writer.normalizer)
     static = strokes.fit_static(lines.train, writer.normalizer)

@@ -295,3 +295,44 @@ def test_errors():
         stack(jnp.zeros((2, 5, 4)))
     with pytest.raises(ValueError, match=r"LSTMStack: carry must be \[\[\(2, 4\), \(2, 4\)\]\]"):
         stack.step(stack.initial_carry((3,)), jnp.zeros((2, 3)))
+
+
+def test_clipped_derivatives_of_one_step_are_those_of_the_gates(x64):
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(1, 1, 3)))
+
+    def gradient(clip_gradient):
+        stack = nets.LSTMStack(3, (5,), 2, clip_gradient=clip_gradient, rngs=nnx.Rngs(0))
+        net = nets.functional(stack)
+        return jax.grad(lambda p: jnp.sum(net.apply(p, {}, inputs)[0] ** 2))(net.params)
+
+    free, clipped = gradient(None), gradient(0.01)
+    # One sequence of one point: the bias' gradient is the derivative of the pre-activations.
+    of_gates = np.asarray(free["layers"]["0"]["bias"])
+    assert (np.abs(of_gates) > 0.01).any()
+    assert (np.abs(of_gates) < 0.01).any()
+    kept = np.clip(of_gates, -0.01, 0.01)
+    np.testing.assert_allclose(clipped["layers"]["0"]["bias"], kept, rtol=1e-6)
+    kernel = np.concatenate([np.asarray(inputs[0, 0]), np.zeros(5)])[:, None] * kept
+    np.testing.assert_allclose(clipped["layers"]["0"]["kernel"], kernel, rtol=1e-6)
+    np.testing.assert_array_equal(clipped["output"]["kernel"], free["output"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, gradient(1e9), free)
+
+
+def test_what_flows_back_through_time_cannot_explode_when_clipped():
+    stack = nets.LSTMStack(1, (8,), 1, clip_gradient=1e-3, rngs=nnx.Rngs(0))
+    net, free = nets.functional(stack), nets.LSTMStack(1, (8,), 1, rngs=nnx.Rngs(0))
+    wild = jax.tree.map(lambda p: 6 * p, net.params)
+    inputs = jnp.asarray(np.random.default_rng(1).normal(size=(4, 60, 1)), jnp.float32)
+
+    def norm(apply):
+        gradient = jax.grad(lambda p: jnp.mean(apply(p, {}, inputs)[0] ** 2))(wild)
+        return float(jnp.max(jnp.abs(gradient["layers"]["0"]["bias"])))
+
+    assert norm(nets.functional(free).apply) > 1.0
+    assert norm(net.apply) <= 1e-3 * 4 * 60
+
+
+def test_a_clip_that_makes_no_sense_is_named():
+    for options in ({"clip_gradient": 0.0}, {"clip_gradient": 1.0, "backward": "scan"}):
+        with pytest.raises(ValueError, match=r"LSTMStack: clip_gradient must be None, or positive"):
+            nets.LSTMStack(3, (4,), 2, rngs=nnx.Rngs(0), **options)

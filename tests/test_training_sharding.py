@@ -75,7 +75,7 @@ SCRIPT = """
 @pytest.fixture(scope="module")
 def four_devices():
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 

@@ -14,6 +14,7 @@ h_{t-1} are forgotten first: both are multiplied by keep_t, 0 there and 1 elsewh
 is time-major, `[T, ..., *]`.
 """
 
+import functools
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -72,16 +73,30 @@ def unroll(
     return jax.lax.scan(step, state, (xs, keep))
 
 
-@jax.custom_vjp
 def unroll_fused(
-    weights: Weights, state: State, xs: Array, keep: Array | None = None
+    weights: Weights,
+    state: State,
+    xs: Array,
+    keep: Array | None = None,
+    clip: float | None = None,
 ) -> tuple[State, Array]:
     """`unroll`, with a backward pass that forms all weight gradients after its loop.
 
     Autodiff of `unroll` adds a matrix of the size of W to the gradient at each step. Here the loop
     backwards only carries (dc, dh) and keeps da_t; then dW = sum_t [x_t, h_{t-1}]^T da_t is one
     matrix product a gate. Reverse mode only, as every `custom_vjp`.
+
+    With `clip`, each da_t is kept within +-clip, so that what flows back through time cannot grow
+    without bound (Graves 2013, section 2.1).
     """
+    return _fused(clip, weights, state, xs, keep)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(
+    clip: float | None, weights: Weights, state: State, xs: Array, keep: Array | None
+) -> tuple[State, Array]:
+    del clip
     return unroll(weights, state, xs, keep)
 
 
@@ -89,8 +104,10 @@ Residuals: TypeAlias = tuple[Weights, State, Array, Array | None, Array, Array, 
 
 
 def _forward(
-    weights: Weights, state: State, xs: Array, keep: Array | None = None
+    clip: float | None, weights: Weights, state: State, xs: Array, keep: Array | None
 ) -> tuple[tuple[State, Array], Residuals]:
+    del clip
+
     def step(
         state: State, at: tuple[Array, Array | None]
     ) -> tuple[State, tuple[Array, Array, Gates]]:
@@ -104,7 +121,7 @@ def _forward(
 
 
 def _backward(
-    residuals: Residuals, cotangents: tuple[State, Array]
+    clip: float | None, residuals: Residuals, cotangents: tuple[State, Array]
 ) -> tuple[Weights, State, Array, Array | None]:
     r"""With dh_t the sum of what arrives from the loss and from step t + 1, and c' = tanh(c_t).
 
@@ -138,6 +155,8 @@ def _backward(
         if p_i is not None and p_f is not None:
             dc = dc + da_i * p_i + da_f * p_f
         da = (da_i, da_f, da_g, da_o)
+        if clip is not None:
+            da = jax.tree.map(functools.partial(jnp.clip, min=-clip, max=clip), da)
         return _kept((dc, _sum_of_products(da, to_hidden)), keep), da
 
     state, da = jax.lax.scan(step, (dc_last, dh_last), (dhs, cs_before, gates, keep), reverse=True)
@@ -161,7 +180,7 @@ def _backward(
     return Weights(dw[:-1], dw[-1], dpeephole), state, dxs, jax.tree.map(jnp.zeros_like, keep)
 
 
-unroll_fused.defvjp(_forward, _backward)
+_fused.defvjp(_forward, _backward)
 
 
 def _peepholes(

@@ -62,10 +62,15 @@ class LSTMStack(nnx.Module):
         backward: "fused": the backward pass keeps gate gradients and forms the weights' gradients
             in one product after its loop; reverse mode only. "scan": plain autodiff, any mode.
             Values and gradients are the same.
+        clip_gradient: The derivative with respect to each gate's pre-activation is kept within
+            plus or minus this, at every time, "fused" only; None clips nothing. It keeps a
+            gradient that explodes in one sequence from drowning all others. Graves clips at 10 for
+            a loss summed over points, which is 10 / N for a mean over N of them.
         rngs: Source of the initial weights.
 
     Raises:
-        ValueError: There is no layer, a width is less than 1, or `backward` is neither.
+        ValueError: There is no layer, a width is less than 1, `backward` is neither, or
+            `clip_gradient` is not positive or goes with "scan".
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,6 +95,7 @@ class LSTMStack(nnx.Module):
         *,
         peepholes: bool = False,
         backward: Literal["fused", "scan"] = "fused",
+        clip_gradient: float | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         hidden = tuple(hidden)
@@ -98,6 +104,13 @@ class LSTMStack(nnx.Module):
         require(min(widths) >= 1, "LSTMStack", "in_features, hidden", widths, "widths >= 1")
         require(
             backward in ("fused", "scan"), "LSTMStack", "backward", backward, "'fused' or 'scan'"
+        )
+        require(
+            clip_gradient is None or (clip_gradient > 0 and backward == "fused"),
+            "LSTMStack",
+            "clip_gradient",
+            f"{clip_gradient} with backward={backward!r}",
+            "None, or positive with backward='fused'",
         )
         below = (0, *hidden[:-1])
         self.layers: nnx.List[_Layer] = nnx.List(
@@ -108,6 +121,7 @@ class LSTMStack(nnx.Module):
         self.in_features = in_features
         self.hidden = hidden
         self.backward = backward
+        self.clip_gradient = clip_gradient
 
     def initial_carry(self, batch_shape: Sequence[int] = ()) -> LSTMCarry:
         """The carry before the first input: zeros.
@@ -164,7 +178,6 @@ class LSTMStack(nnx.Module):
         inputs = jnp.asarray(inputs)
         require(inputs.ndim >= 2, "LSTMStack", "inputs", f"shape {inputs.shape}", "[..., T, F]")
         dtype, carry = self._prepare(inputs, inputs.shape[:-2], carry)
-        unroll = recurrence.unroll_fused if self.backward == "fused" else recurrence.unroll
         xs = jnp.moveaxis(inputs.astype(dtype), -2, 0)
         keep = None
         if starts is not None:
@@ -175,7 +188,11 @@ class LSTMStack(nnx.Module):
         after, hidden = [], []
         for layer, state in zip(self.layers, carry, strict=True):
             below = jnp.concatenate([xs, *hidden[-1:]], axis=-1)
-            state, hs = unroll(layer.weights(dtype), state, below, keep)
+            weights = layer.weights(dtype)
+            if self.backward == "fused":
+                state, hs = recurrence.unroll_fused(weights, state, below, keep, self.clip_gradient)
+            else:
+                state, hs = recurrence.unroll(weights, state, below, keep)
             after.append(state)
             hidden.append(hs)
         # The outputs are turned back to batch-major, not the hidden states: they are narrower.

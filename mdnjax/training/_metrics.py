@@ -38,7 +38,8 @@ class Window:
         """Adds one step."""
         self.nats += weight * nats
         self.weight += weight
-        self.grad_norm = max(self.grad_norm, grad_norm)
+        # A norm may overflow where no gradient does, and JSON has no infinity.
+        self.grad_norm = max(self.grad_norm, min(grad_norm, sys.float_info.max))
         self.learning_rate = learning_rate
 
     def line(self) -> dict[str, float | None]:

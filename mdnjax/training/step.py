@@ -214,7 +214,11 @@ def make_step(
 
 
 def _global_norm(tree: Any) -> Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+    """The norm over all leaves, scaled first: squares of a huge gradient would overflow."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves))
 
 
 def _averaged(state: TrainState, params: Any, decay: float | None) -> Any:
