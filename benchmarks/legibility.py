@@ -2,10 +2,10 @@
 
 python benchmarks/legibility.py runs/handwriting --out FOLDER
 
-Words are cut at wide gaps, by one and the same rule, from lines of the corpus that the network
-learned from and from lines that it made up; half of the sheets show the one, half the other, in a
-random order. A reader who knows neither source nor text marks each letter shape of each sheet as
-recognisable or not, and names it. `key.json` says which sheet is which.
+Words are cut at wide gaps, by one and the same rule, from lines of the built-in corpus (generated
+with `--seed`) and from lines that the network made up; half of the sheets show the one, half the
+other, in a random order. A reader who knows neither source nor text marks each letter shape of each
+sheet as recognisable or not, and names it. `key.json` says which sheet is which.
 """
 
 import argparse
