@@ -4,8 +4,9 @@ The step itself knows nothing of it. `jax.jit` follows where its arguments lie: 
 divided and the parameters replicated, each device works on its rows, and the gradients are summed
 over all of them.
 
-Several devices simulated on one CPU (`jax_num_cpu_devices`) are for tests: where each also wants all
-threads for its products, XLA's sums over devices have been seen to wait for each other for ever.
+Several devices simulated on one CPU (`jax_num_cpu_devices`) are for tests: where each also wants
+all threads for its products, XLA's sums over devices have been seen to wait for each other for
+ever.
 """
 
 from typing import Any
