@@ -170,3 +170,62 @@ def test_three_million_points_are_taken_in_without_a_loop():
     # A loop over the points would take some three seconds; this takes a tenth of one.
     assert time.process_time() - began < 1.5
     np.testing.assert_array_equal(shuffled[0].offsets, lines[-1].offsets)
+
+
+TIMES = np.array([0, 0.01, 0.01, 0, 0, 0.5, 0.5, 2])
+PARTS = ["train", "test", "valid"]
+
+
+def test_parts_times_and_resolution_come_in_by_either_door_and_stay_with_their_lines():
+    extras = {"parts": PARTS, "times": TIMES, "resolution": 0.25}
+    lines = corpus(**extras)
+    again = Corpus.from_offsets(lines.strokes.offsets, PEN_UP, LENGTHS, IDS, TEXTS, **extras)
+    for built in (lines, again):
+        assert built.parts.tolist() == PARTS
+        assert built.times.dtype == np.float32
+        np.testing.assert_array_equal(built.times, TIMES.astype(np.float32))
+        assert built.resolution == 0.25
+        with pytest.raises(ValueError, match="read-only"):
+            built.times[0] = 1.0
+    chosen = lines.subset([2, 0])
+    assert chosen.parts.tolist() == ["valid", "train"]
+    np.testing.assert_array_equal(chosen.times, TIMES.astype(np.float32)[[4, 5, 6, 7, 0, 1, 2]])
+    assert chosen.resolution == 0.25
+    plain = corpus()
+    assert plain.parts is plain.times is plain.subset([1]).parts is plain.subset([1]).times is None
+    assert plain.resolution == 1.0
+
+
+def changed(array, index, value):
+    array = np.array(array)
+    array[index] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"parts": PARTS[:2]}, "parts must be 3 strings, got"),
+        (
+            {"parts": ["train", "dev", "test"]},
+            r"parts must be each one of train.*, got also \['dev",
+        ),
+        ({"times": changed(TIMES, 2, 0.0)}, "times must be rising within a line, got less at po"),
+        ({"times": changed(TIMES, 3, 1.0)}, "times must be zero where a line starts"),
+        ({"times": changed(TIMES, 7, np.nan)}, "times must be finite numbers"),
+        ({"times": changed(TIMES, 7, 1e39)}, "times must be finite in float32"),
+        ({"resolution": 0.0}, "resolution must be positive and finite, got 0.0"),
+        ({"resolution": -1.0}, "resolution must be positive and finite, got -1.0"),
+        ({"resolution": float("nan")}, "resolution must be positive and finite, got nan"),
+        ({"resolution": float("inf")}, "resolution must be positive and finite, got inf"),
+    ],
+)
+def test_parts_times_and_resolution_that_do_not_fit_are_named(changes, words):
+    with pytest.raises(ValueError, match=words) as error:
+        corpus(**changes)
+    assert str(error.value).startswith("Corpus.from_positions: ")
+
+
+def test_times_of_an_empty_corpus():
+    empty = np.zeros((0, 2)), np.zeros(0), [], [], []
+    assert Corpus.from_positions(*empty, parts=[], times=np.zeros(0)).times.shape == (0,)

@@ -482,7 +482,8 @@ def test_what_a_flat_archive_lacks_is_named(tmp_path, changes, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": np.array(2)}, "version: got 2, this release of mdnjax reads version 1"),
+        ({"version": np.array(3)}, "version: got 3, this release of mdnjax reads versions 1 to 2"),
+        ({"version": np.array(0)}, "version: got 0, this release of mdnjax reads versions 1 to 2"),
         ({"version": np.array("1")}, "version: got <U1"),
         ({"format": np.array("other")}, "format: got 'other', expected 'mdnjax-strokes'"),
         ({"unit": None}, "unit: no such key"),

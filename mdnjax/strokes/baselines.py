@@ -14,7 +14,12 @@ from jaxtyping import Bool, Float, Int
 from mdnjax._checks import require
 from mdnjax._types import Key
 from mdnjax.strokes.corpus import Corpus
-from mdnjax.strokes.likelihood import MIN_SCALE, StrokeScores, dequantize_corpus
+from mdnjax.strokes.likelihood import (
+    MIN_SCALE,
+    StrokeScores,
+    dequantize_corpus,
+    require_resolution,
+)
 from mdnjax.strokes.normalize import Normalizer
 
 
@@ -38,10 +43,10 @@ class LinearBaseline:
     pen_up: Float[np.ndarray, " S"]
 
     def evaluate(self, corpus: Corpus, normalizer: Normalizer, *, key: Key) -> StrokeScores:
-        """The scores on a corpus in device units; see `mdnjax.strokes.evaluate`.
+        """The scores on a corpus; see `mdnjax.strokes.evaluate`.
 
         Args:
-            corpus: Lines in device units.
+            corpus: Lines in the unit and resolution of the training corpus.
             normalizer: The one it was fitted with.
             key: The key that the networks to be compared are evaluated with.
 
@@ -49,8 +54,11 @@ class LinearBaseline:
             The scores, in the units of `StrokeScores`.
 
         Raises:
-            ValueError: No line has a second point.
+            ValueError: No line has a second point, or the corpus has another resolution than the
+                normaliser.
         """
+        require_resolution("LinearBaseline.evaluate", corpus, normalizer)
+        std = np.asarray(normalizer.std)
         unit = np.asarray(normalizer.device_unit)
         noisy = np.asarray(dequantize_corpus(key, corpus).strokes.offsets)
         wide = self.covariances + np.diag((MIN_SCALE * unit) ** 2)
@@ -60,7 +68,7 @@ class LinearBaseline:
             state = part.after_pen_up if len(self.pen_up) == 2 else np.zeros_like(part.after_pen_up)
             mean = part.features @ self.coefficients
             residual = part.offsets - mean
-            noise = (noisy[part.points] - corpus.strokes.offsets[part.points]) * unit
+            noise = (noisy[part.points] - corpus.strokes.offsets[part.points]) / std
             pen = np.where(part.pen_up, self.pen_up[state], 1 - self.pen_up[state])
             pen_nats = -float(np.sum(np.log(pen)))
             nats += pen_nats + _gaussian_nats(residual + noise, self.covariances, state)
@@ -68,8 +76,8 @@ class LinearBaseline:
             smoothed_nats += pen_nats + _gaussian_nats(residual, wide, state)
             sse += float(np.sum(residual**2))
             num_points += len(residual)
-        std = np.asarray(normalizer.std)
-        min_scale = float(np.sqrt(np.linalg.eigvalsh(self.covariances * np.outer(std, std)).min()))
+        in_units = self.covariances / np.outer(unit, unit)
+        min_scale = float(np.sqrt(np.linalg.eigvalsh(in_units).min()))
         return StrokeScores.from_sums(
             nats=nats,
             raw_nats=raw_nats,
@@ -86,7 +94,7 @@ def fit_static(corpus: Corpus, normalizer: Normalizer) -> LinearBaseline:
     """One Gaussian and one Bernoulli for every point, whatever came before.
 
     Args:
-        corpus: The training corpus, device units.
+        corpus: The training corpus.
         normalizer: Its normaliser.
 
     Returns:
@@ -105,7 +113,7 @@ def fit_autoregression(corpus: Corpus, normalizer: Normalizer, *, order: int = 3
     jumps to the next stroke, and within a stroke, and so is the probability of a pen-up.
 
     Args:
-        corpus: The training corpus, device units.
+        corpus: The training corpus.
         normalizer: Its normaliser.
         order: How many inputs are read.
 

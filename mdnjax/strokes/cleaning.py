@@ -14,7 +14,7 @@ class CleaningReport:
     """What `clean` changed.
 
     Attributes:
-        median_step: The step length that the thresholds are multiples of, device units.
+        median_step: The step length that the thresholds are multiples of, in the corpus' unit.
         gaps_filled: Steps recognised as missing readings.
         points_added: Points put into those gaps.
         points_dropped: Points reached by an over-long jump within a stroke.
@@ -58,19 +58,20 @@ def clean(
     Strokes keep their ends, and every stroke keeps a point at least.
 
     Args:
-        corpus: Lines in device units.
-        median_step: The unit of the thresholds, device units; measured here by default. Give the
-            training corpus' to clean another in the same way.
+        corpus: Lines in any unit.
+        median_step: The length that the thresholds are multiples of, in the corpus' unit; measured
+            here by default. Give the training corpus' to clean another in the same way.
         gap_ratio: See above; more than 1.
         gap_cosine: See above.
         max_missing: The most readings that may be missing in one gap.
         max_step: The longest step within a stroke, in median steps.
         max_lift: The longest step in the air, in median steps.
-        grid: Interpolated points and shortened lifts are rounded to multiples of this, device
-            units; device coordinates are whole numbers. None rounds nothing.
+        grid: Interpolated points and shortened lifts are rounded to multiples of this many
+            `corpus.resolution`, so that they lie where device coordinates lie. None rounds nothing.
 
     Returns:
-        The cleaned corpus (ids, texts and writers as they were) and what was changed.
+        The cleaned corpus and what was changed. Ids, texts, writers and parts are as they were; a
+        point set into a gap gets the time of its place in it.
 
     Raises:
         ValueError: A threshold is out of range, or no step within a stroke gives a median.
@@ -84,6 +85,7 @@ def clean(
     offsets = np.asarray(corpus.strokes.offsets, dtype=np.float64)
     pen_up = np.asarray(corpus.strokes.pen_up) > 0.5
     lengths = corpus.lengths
+    grid = None if grid is None else grid * corpus.resolution
     first_of_line = np.zeros(len(offsets), dtype=bool)
     first_of_line[corpus.starts] = True
     first_of_stroke = first_of_line | np.concatenate([[True], pen_up[:-1]])
@@ -127,6 +129,9 @@ def clean(
         corpus.texts,
         writers=corpus.writers,
         unit=corpus.unit,
+        parts=corpus.parts,
+        times=None if corpus.times is None else _times(corpus.times, source, piece, repeats),
+        resolution=corpus.resolution,
     )
     return cleaned, CleaningReport(
         median_step=median_step,
@@ -135,6 +140,19 @@ def clean(
         points_dropped=int(jump.sum()),
         lifts_capped=int(lift.sum()),
     )
+
+
+def _times(
+    times: Float[np.ndarray, " N"],
+    source: Int[np.ndarray, " M"],
+    piece: Int[np.ndarray, " M"],
+    repeats: Int[np.ndarray, " N"],
+) -> Float[np.ndarray, " M"]:
+    """When each new point was reached: those of a gap evenly between its ends."""
+    times = times.astype(np.float64)
+    # A first point, whose step would come from another line, is never one of several pieces.
+    step = times[source] - times[source - 1]
+    return times[source] - step * ((repeats[source] - 1 - piece) / repeats[source])
 
 
 def _gap_pieces(

@@ -8,7 +8,8 @@ number of points, the name and the text of every line. As everywhere in `mdnjax.
 - y points down;
 - `pen_up` is 1 at the last point of each stroke, after which the pen travels through the air to
   the next point, and 0 elsewhere;
-- lengths are in the unit the corpus names, by default the device's own (counts of its sensor).
+- lengths are in the unit the corpus names, by default the device's own (counts of its sensor);
+  `resolution` says how far apart the values lie that a coordinate can take.
 
 Steps are float32, in which integers are exact up to 2^24 = 16,777,216: the integer coordinates of
 a digitiser (some ten thousand counts) and every sum of their steps survive without rounding.
@@ -24,6 +25,8 @@ from jaxtyping import Bool, Float, Integer, Num, Shaped
 
 from mdnjax._checks import require
 from mdnjax.strokes.structure import Strokes
+
+_PARTS = ("train", "valid", "test")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +44,12 @@ class Corpus:
         writers: `[L]` str, who wrote each line, empty where that is unknown; None where no
             writer is known at all.
         unit: The unit of the offsets: "device" for the counts of the sensor that wrote them.
+        parts: `[L]` str, the part of its publisher's split to which each line belongs, "train",
+            "valid" or "test"; None where there is no such split.
+        times: `[N]` float32, seconds since the first point of the same line, never falling within
+            a line; None where they are unknown.
+        resolution: The spacing of the lattice on which the coordinates lie, in `unit`: 1 for a
+            device's whole numbers, 0.01 for a file that keeps two decimals.
 
     Example:
         >>> xy = np.array([[10, 20], [13, 24], [13, 30], [0, 0], [5, 0]])
@@ -65,6 +74,9 @@ class Corpus:
     texts: Shaped[np.ndarray, " L"]
     writers: Shaped[np.ndarray, " L"] | None = None
     unit: str = "device"
+    parts: Shaped[np.ndarray, " L"] | None = None
+    times: Float[np.ndarray, " N"] | None = None
+    resolution: float = 1.0
 
     @classmethod
     def from_positions(
@@ -77,6 +89,9 @@ class Corpus:
         *,
         writers: Shaped[np.ndarray, " L"] | Sequence[str] | None = None,
         unit: str = "device",
+        parts: Shaped[np.ndarray, " L"] | Sequence[str] | None = None,
+        times: Num[np.ndarray, " N"] | None = None,
+        resolution: float = 1.0,
     ) -> "Corpus":
         """Builds a corpus from the absolute positions of all points, y down.
 
@@ -91,13 +106,17 @@ class Corpus:
             texts: `[L]`, what each line says.
             writers: `[L]`, who wrote each line, or None where nobody knows.
             unit: The unit of `xy`.
+            parts: `[L]`, "train", "valid" or "test" for each line, or None.
+            times: `[N]`, seconds since the first point of the same line, or None.
+            resolution: The spacing of the lattice on which `xy` lies, in `unit`.
 
         Returns:
             The corpus; its offsets have the unit of `xy`.
 
         Raises:
             ValueError: An array has the wrong size or kind, a line is empty, a position is not
-                finite, or `pen_up` is neither 0 nor 1.
+                finite, `pen_up` is neither 0 nor 1, a part has another name, times do not begin
+                at 0 or fall within a line, or `resolution` is not positive and finite.
         """
         name = "Corpus.from_positions"
         xy = np.asarray(xy)
@@ -110,7 +129,19 @@ class Corpus:
         with np.errstate(over="ignore"):
             offsets[1:] = np.subtract(xy[1:], xy[:-1], dtype=np.float64, casting="same_kind")
         offsets[_starts(lengths)] = 0.0
-        return cls._checked(name, offsets, pen_up, lengths, ids, texts, writers, unit)
+        return cls._checked(
+            name,
+            offsets,
+            pen_up,
+            lengths,
+            ids,
+            texts,
+            writers=writers,
+            unit=unit,
+            parts=parts,
+            times=times,
+            resolution=resolution,
+        )
 
     @classmethod
     def from_offsets(
@@ -123,6 +154,9 @@ class Corpus:
         *,
         writers: Shaped[np.ndarray, " L"] | Sequence[str] | None = None,
         unit: str = "device",
+        parts: Shaped[np.ndarray, " L"] | Sequence[str] | None = None,
+        times: Num[np.ndarray, " N"] | None = None,
+        resolution: float = 1.0,
     ) -> "Corpus":
         """Builds a corpus from the steps (dx, dy) of all points, y down, in their own dtype.
 
@@ -134,19 +168,36 @@ class Corpus:
             texts: `[L]`, what each line says.
             writers: `[L]`, who wrote each line, or None where nobody knows.
             unit: The unit of `offsets`.
+            parts: `[L]`, "train", "valid" or "test" for each line, or None.
+            times: `[N]`, seconds since the first point of the same line, or None.
+            resolution: The spacing of the lattice on which the positions lie, in `unit`.
 
         Returns:
             The corpus, which shares the memory of `offsets`.
 
         Raises:
             ValueError: An array has the wrong size or kind, a line is empty or does not start
-                with a zero step, a step is not finite, or `pen_up` is neither 0 nor 1.
+                with a zero step, a step is not finite, `pen_up` is neither 0 nor 1, a part has
+                another name, times do not begin at 0 or fall within a line, or `resolution` is
+                not positive and finite.
         """
         name = "Corpus.from_offsets"
         offsets = np.asarray(offsets)
         _require_shape(name, "offsets", offsets, (offsets.shape[0] if offsets.ndim else 0, 2))
         lengths = _checked_lengths(name, lengths, len(offsets))
-        return cls._checked(name, offsets, pen_up, lengths, ids, texts, writers, unit)
+        return cls._checked(
+            name,
+            offsets,
+            pen_up,
+            lengths,
+            ids,
+            texts,
+            writers=writers,
+            unit=unit,
+            parts=parts,
+            times=times,
+            resolution=resolution,
+        )
 
     @classmethod
     def _checked(
@@ -157,8 +208,12 @@ class Corpus:
         lengths: np.ndarray,
         ids: np.ndarray | Sequence[str],
         texts: np.ndarray | Sequence[str],
+        *,
         writers: np.ndarray | Sequence[str] | None,
         unit: str,
+        parts: np.ndarray | Sequence[str] | None,
+        times: np.ndarray | None,
+        resolution: float,
     ) -> "Corpus":
         """What both constructors share; `lengths` has been checked."""
         is_float = np.issubdtype(offsets.dtype, np.floating)
@@ -171,6 +226,8 @@ class Corpus:
         _require_shape(name, "pen_up", pen_up, (len(offsets),))
         binary = pen_up.dtype.kind in "biuf" and bool(((pen_up == 0) | (pen_up == 1)).all())
         require(binary, name, "pen_up", f"other values ({pen_up.dtype})", "0 or 1 everywhere")
+        positive = bool(np.isfinite(resolution) and resolution > 0)
+        require(positive, name, "resolution", resolution, "positive and finite")
         strokes = Strokes(
             offsets=_read_only(offsets),
             pen_up=_read_only(pen_up.astype(offsets.dtype, copy=False)),
@@ -187,6 +244,9 @@ class Corpus:
                 else _checked_strings(name, "writers", writers, len(lengths))
             ),
             unit=unit,
+            parts=None if parts is None else _checked_parts(name, parts, len(lengths)),
+            times=None if times is None else _checked_times(name, times, lengths, len(offsets)),
+            resolution=float(resolution),
         )
 
     @functools.cached_property
@@ -259,6 +319,8 @@ class Corpus:
             ids=_read_only(self.ids[chosen]),
             texts=_read_only(self.texts[chosen]),
             writers=None if self.writers is None else _read_only(self.writers[chosen]),
+            parts=None if self.parts is None else _read_only(self.parts[chosen]),
+            times=None if self.times is None else _read_only(self.times[points]),
         )
 
 
@@ -296,3 +358,27 @@ def _checked_strings(
     is_text = array.dtype.kind == "U" and array.shape == (count,)
     require(is_text, name, argument, f"{array.dtype} {array.shape}", f"{count} strings")
     return _read_only(array)
+
+
+def _checked_parts(name: str, parts: np.ndarray | Sequence[str], count: int) -> np.ndarray:
+    array = _checked_strings(name, "parts", parts, count)
+    other = sorted(set(array.tolist()) - set(_PARTS))
+    require(not other, name, "parts", f"also {other[:5]}", f"each one of {', '.join(_PARTS)}")
+    return array
+
+
+def _checked_times(name: str, times: np.ndarray, lengths: np.ndarray, points: int) -> np.ndarray:
+    times = np.asarray(times)
+    _require_shape(name, "times", times, (points,))
+    numbers = times.dtype.kind in "iuf" and bool(np.isfinite(times).all())
+    require(numbers, name, "times", f"other values ({times.dtype})", "finite numbers")
+    starts = _starts(lengths)
+    require(not times[starts].any(), name, "times", "another first one", "zero where a line starts")
+    falls = times[1:] < times[:-1]
+    falls[starts[1:] - 1] = False
+    at = int(np.argmax(falls)) + 1 if falls.any() else 0
+    require(not at, name, "times", f"less at point {at} than before it", "rising within a line")
+    with np.errstate(over="ignore"):
+        rounded = times.astype(np.float32, copy=False)  # keeps the order
+    require(bool(np.isfinite(rounded).all()), name, "times", "more", "finite in float32")
+    return _read_only(rounded)

@@ -73,10 +73,10 @@ def dequantize(
 ) -> dict[str, Array | np.ndarray]:
     """Targets with uniform noise of one device unit on their offsets.
 
-    Device coordinates are whole numbers, so a density could buy any likelihood with needles on the
-    lattice. Noise u ~ U(-1/2, 1/2)^2 device units takes that away: in device units,
-    E_u[-log p(y + u)] is never less than -log of the probability that p gives to the whole cell
-    of y, by Jensen's inequality (Theis et al. 2016), and a probability cannot exceed 1. Only
+    Device coordinates lie on a lattice, one device unit apart, so a density could buy any
+    likelihood with needles there. Noise u ~ U(-1/2, 1/2)^2 device units takes that away: in device
+    units, E_u[-log p(y + u)] is never less than -log of the probability that p gives to the whole
+    cell of y, by Jensen's inequality (Theis et al. 2016), and a probability cannot exceed 1. Only
     targets are dequantised; the network's inputs stay as they are.
 
     Args:

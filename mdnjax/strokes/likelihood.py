@@ -1,12 +1,12 @@
 """How likely lines are under a model: nats per point and per sequence, and squared errors.
 
-Device coordinates are whole numbers, and some offsets, (0, 0) first of all, are very common: a
-density can buy any likelihood with needles on the lattice. So three likelihoods stand side by
-side.
+Device coordinates lie on a lattice, and some offsets, (0, 0) first of all, are very common: a
+density can buy any likelihood with needles there. So three likelihoods stand side by side. A
+device unit is one spacing of that lattice: `resolution` of the corpus' units.
 
 - **Dequantised**, the headline: uniform noise of one device unit on every target offset, drawn
   once from a fixed key; the inputs stay as they are.
-- **Raw**: at the whole numbers themselves. It compares with Graves (2013), and counts only where
+- **Raw**: at the lattice points themselves. It compares with Graves (2013), and counts only where
   every component's smallest standard deviation is at least `MIN_SCALE` = 0.4 device unit.
 - **Smoothed**: raw, after every component is convolved with a Gaussian of that 0.4 device unit.
   Its components are wide enough by construction, so it always counts.
@@ -56,9 +56,9 @@ class StrokeScores:
     Attributes:
         nats_per_point: -log p, dequantised: the headline.
         nats_per_sequence: The same, summed over each line, averaged over lines.
-        raw_nats_per_point: -log p at the whole numbers; counts only where `raw_counts`.
+        raw_nats_per_point: -log p at the lattice points; counts only where `raw_counts`.
         raw_nats_per_sequence: The same per line.
-        smoothed_nats_per_point: -log p at the whole numbers, every component convolved with a
+        smoothed_nats_per_point: -log p at the lattice points, every component convolved with a
             Gaussian of `MIN_SCALE` device units.
         smoothed_nats_per_sequence: The same per line.
         sse_per_point: ||y - E y||^2 in normalised units, both coordinates added, y not
@@ -123,20 +123,21 @@ class StrokeScores:
 
 
 def dequantize_corpus(key: Key, corpus: Corpus) -> Corpus:
-    """The corpus with uniform noise of one unit on every offset, the zero first ones included.
+    """The corpus with uniform noise of a device unit on every offset, zero first ones included.
 
     Each offset gets its own noise, as in `dequantize`; drawn for the corpus as a whole, it does
     not depend on how lines are later batched.
 
     Args:
         key: A random key; the same key always gives the same noise.
-        corpus: Lines in device units.
+        corpus: Lines in any unit; a device unit is its `resolution`.
 
     Returns:
         The corpus; use it for targets only.
     """
     offsets = np.asarray(corpus.strokes.offsets)
-    noisy = dequantize(key, {"offset": offsets}, (1.0, 1.0))["offset"]
+    scale = corpus.resolution, corpus.resolution
+    noisy = dequantize(key, {"offset": offsets}, scale)["offset"]
     strokes = dataclasses.replace(corpus.strokes, offsets=np.asarray(noisy))
     return dataclasses.replace(corpus, strokes=strokes)
 
@@ -162,7 +163,7 @@ def evaluate(
             without compiling again, pass `jax.tree_util.Partial(function, params)` with one and
             the same `function`: the parameters are then arguments of the compiled program and not
             constants in it.
-        corpus: Lines in device units.
+        corpus: Lines in the unit and resolution of the training corpus.
         normalizer: Of the training corpus.
         head: `stroke_head(...)`.
         key: Fixes the dequantisation noise; use one key for all models that are to be compared.
@@ -173,9 +174,11 @@ def evaluate(
         The scores.
 
     Raises:
-        ValueError: The head is no stroke head, or no line has a second point.
+        ValueError: The head is no stroke head, no line has a second point, or the corpus has
+            another resolution than the normaliser.
     """
     stroke_parts(head, function="evaluate")
+    require_resolution("evaluate", corpus, normalizer)
     noisy = dequantize_corpus(key, corpus)
     predict = as_partial(predict)
     sums: dict[str, float] = dict.fromkeys(("nats", "raw_nats", "smoothed_nats", "sse"), 0.0)
@@ -225,6 +228,12 @@ def _scores(
         "min_scale": jnp.min(min_scale, axis=-1),
         "min_scale_weighty": jnp.min(jnp.where(weighty, min_scale, jnp.inf), axis=-1),
     }
+
+
+def require_resolution(function: str, corpus: Corpus, normalizer: Normalizer) -> None:
+    """Raises `ValueError` where a corpus' device unit is not the normaliser's."""
+    got, expected = corpus.resolution, normalizer.resolution
+    require(got == expected, function, "corpus", f"a resolution of {got}", f"of {expected}")
 
 
 def as_partial(function: Callable) -> jax.tree_util.Partial:
@@ -303,7 +312,8 @@ def _smallest_scale(mix: GaussianMixture, normalizer: Normalizer) -> Float[Array
     lambda_min = det / lambda_max, the determinant from the log-scales: the difference
     (a + c)/2 - lambda would lose all digits of a needle.
     """
-    std_x, std_y = normalizer.std
+    unit_x, unit_y = normalizer.device_unit
+    std_x, std_y = 1 / unit_x, 1 / unit_y
     v1, v2, slope = _bivariate("evaluate", mix)
     a, b, c = (v1 + slope**2 * v2) * std_x**2, -slope * v2 * std_x * std_y, v2 * std_y**2
     largest = (a + c) / 2 + jnp.hypot((a - c) / 2, b)

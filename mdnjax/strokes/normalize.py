@@ -22,22 +22,29 @@ class Normalizer:
     static, hashable description: it goes into `jit` as a constant and, by `training.describe`,
     into a model's `config.json`.
 
+    A *device unit* is one spacing of the lattice on which the coordinates lie, `resolution` of the
+    corpus' units: for a device's whole numbers the two are the same.
+
     Attributes:
-        mean: Mean of (dx, dy), device units.
-        std: Standard deviation of (dx, dy), device units, positive.
-        unit: What a device unit is, as the corpus says.
+        mean: Mean of (dx, dy), in the corpus' unit.
+        std: Standard deviation of (dx, dy), in the corpus' unit, positive.
+        unit: The corpus' unit.
+        resolution: One device unit, in the corpus' unit.
 
     Raises:
-        ValueError: A standard deviation is not positive and finite.
+        ValueError: A standard deviation, or the resolution, is not positive and finite.
     """
 
     mean: tuple[float, float]
     std: tuple[float, float]
     unit: str
+    resolution: float = 1.0
 
     def __post_init__(self) -> None:
         positive = all(0 < std < np.inf for std in self.std)
         require(positive, "Normalizer", "std", self.std, "positive and finite")
+        positive = 0 < self.resolution < np.inf
+        require(positive, "Normalizer", "resolution", self.resolution, "positive and finite")
 
     @classmethod
     def fit(cls, corpus: Corpus) -> "Normalizer":
@@ -48,7 +55,7 @@ class Normalizer:
         about the mean.
 
         Args:
-            corpus: Lines in device units.
+            corpus: Lines in any unit.
 
         Returns:
             Mean and standard deviation (1/n) of the offsets.
@@ -73,29 +80,30 @@ class Normalizer:
             mean=(float(mean[0]), float(mean[1])),
             std=(float(std[0]), float(std[1])),
             unit=corpus.unit,
+            resolution=corpus.resolution,
         )
 
     def apply(self, strokes: Strokes) -> Strokes:
-        """Device units to normalised units; padding stays zero, flags and mask as they are."""
+        """The corpus' unit to normalised units; padding stays zero, flags and mask as they are."""
         mean, std = self._like(strokes.offsets)
         return self._masked(strokes, (strokes.offsets - mean) / std)
 
     def invert(self, strokes: Strokes) -> Strokes:
-        """Normalised units back to device units; padding stays zero."""
+        """Normalised units back to the corpus' unit; padding stays zero."""
         mean, std = self._like(strokes.offsets)
         return self._masked(strokes, strokes.offsets * std + mean)
 
     def invert_mixture(self, mix: GaussianMixture) -> GaussianMixture:
-        r"""The density of an offset in device units, from that of a normalised one.
+        r"""The density of an offset in the corpus' unit, from that of a normalised one.
 
         With S = diag(std) and a component's precision factor diag(exp(-s)) (I + R), the factor in
-        device units is that times S^-1: s moves by log std, R_12 by std_x / std_y.
+        that unit is that times S^-1: s moves by log std, R_12 by std_x / std_y.
 
         Args:
             mix: Mixtures over normalised offsets, two dimensions and full covariances.
 
         Returns:
-            Mixtures over offsets in device units; log densities differ by `log_device_area`.
+            Mixtures over offsets in the corpus' unit; log densities are less by log(std_x std_y).
 
         Raises:
             ValueError: The mixture is not of that kind.
@@ -118,13 +126,16 @@ class Normalizer:
 
     @property
     def device_unit(self) -> tuple[float, float]:
-        """One device unit in normalised units: 1/std of each coordinate."""
-        return 1.0 / self.std[0], 1.0 / self.std[1]
+        """One device unit in normalised units: resolution/std of each coordinate."""
+        return self.resolution / self.std[0], self.resolution / self.std[1]
 
     @property
     def log_device_area(self) -> float:
-        """log(std_x std_y): added to normalised nats it gives nats per device unit squared."""
-        return float(np.log(self.std[0]) + np.log(self.std[1]))
+        """log(std_x std_y / resolution^2): takes normalised nats to nats per device unit squared.
+
+        It is added: the density per device unit squared is the normalised one over that area.
+        """
+        return -float(np.sum(np.log(self.device_unit)))
 
     def _like(
         self, offsets: Float[Array | np.ndarray, "... 2"]

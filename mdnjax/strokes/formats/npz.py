@@ -9,15 +9,18 @@ passed around, has the keys
 - `ids`, `texts` `[L]`: the name and the words of each line.
 
 *Our own* format stores a `Corpus` as it is, so it comes back bit for bit: `offsets` `[N, 2]` in
-the place of `xy`, the `unit`, the `writers` where `has_writers` says so, and a `format` name and
-`version` by which a later release knows what it has before it. Nothing is ever pickled, and every
-array is read whole, so that the archive's checksums are always verified.
+the place of `xy`, the `unit` and the `resolution`, the `writers`, `parts` and `times` where
+`has_writers`, `has_parts` and `has_times` say so, and a `format` name and `version` by which a
+later release knows what it has before it. Version 1 had no `resolution`, `parts` and `times`, and
+is still read. Nothing is ever pickled, and every array is read whole, so that the archive's
+checksums are always verified.
 """
 
 import io
 import os
 import pathlib
 import zipfile
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,8 +29,9 @@ from mdnjax.strokes.corpus import Corpus
 from mdnjax.strokes.formats.errors import StrokeFormatError
 
 _FORMAT = "mdnjax-strokes"
-_VERSION = 1
+_VERSION = 2
 _MAGIC = b"PK\x03\x04"
+_Layout: TypeAlias = dict[str, tuple[tuple[str, str], tuple[str | int, ...]]]
 
 # What a key must hold: its kinds of dtype, in NumPy's letters and in words, and its shape, in
 # which N and L stand for any number, the same wherever they occur.
@@ -45,10 +49,14 @@ _SHARED = {
 }
 _FLAT = {"xy": (_NUMBERS, ("N", 2)), **_SHARED}
 _HEADER = {"format": (_STRINGS, ()), "version": (_INTEGERS, ())}
-# Said, not left to whether there are any: a damaged directory can lose an entry.
-_HAS_WRITERS = {"has_writers": (("b", "a boolean"), ())}
 _OWN = {"offsets": (_REALS, ("N", 2)), **_SHARED, "unit": (_STRINGS, ())}
-_OWN_WRITERS = {**_OWN, "writers": (_STRINGS, ("L",))}
+# What version 1 had, and what each version since has brought.
+_ALWAYS = {1: {}, 2: {"resolution": (_REALS, ())}}
+_OPTIONAL = {
+    1: {"writers": (_STRINGS, ("L",))},
+    2: {"parts": (_STRINGS, ("L",)), "times": (_REALS, ("N",))},
+}
+_BOOLEAN = ("b", "a boolean")
 
 
 def recognises(path: pathlib.Path) -> bool:
@@ -81,18 +89,17 @@ def read_npz(path: str | os.PathLike[str]) -> Corpus:
         got, version = header["format"].item(), header["version"].item()
         if got != _FORMAT:
             raise StrokeFormatError(path, "format", f"got {got!r}, expected {_FORMAT!r}")
-        if version != _VERSION:
-            reason = f"got {version}, this release of mdnjax reads version {_VERSION}"
+        if not 1 <= version <= _VERSION:
+            reason = f"got {version}, this release of mdnjax reads versions 1 to {_VERSION}"
             raise StrokeFormatError(path, "version", reason)
-        has_writers = _checked(path, arrays, _HAS_WRITERS)["has_writers"].item()
-        data = _checked(path, arrays, _OWN_WRITERS if has_writers else _OWN)
-        unit = data.pop("unit").item()
+        data: dict[str, Any] = _checked(path, arrays, _own_layout(path, arrays, version))
+        data |= {key: data[key].item() for key in ("unit", "resolution") if key in data}
         build, points = Corpus.from_offsets, data.pop("offsets")
     else:
         data = _checked(path, arrays, _FLAT)
-        build, points, unit = Corpus.from_positions, data.pop("xy"), "device"
+        build, points = Corpus.from_positions, data.pop("xy")
     try:
-        return build(points, **data, unit=unit)
+        return build(points, **data)
     except ValueError as error:
         raise StrokeFormatError(path, "values", str(error)) from error
 
@@ -114,15 +121,19 @@ def write_npz(path: str | os.PathLike[str], corpus: Corpus) -> None:
         "format": np.array(_FORMAT),
         "version": np.array(_VERSION),
         "unit": np.array(corpus.unit),
-        "has_writers": np.array(corpus.writers is not None),
+        "resolution": np.array(corpus.resolution),
         "offsets": np.asarray(corpus.strokes.offsets),
         "pen_up": np.asarray(corpus.strokes.pen_up).astype(np.uint8),
         "lengths": corpus.lengths,
         "ids": corpus.ids,
         "texts": corpus.texts,
     }
-    if corpus.writers is not None:
-        arrays["writers"] = corpus.writers
+    for key in (key for layout in _OPTIONAL.values() for key in layout):
+        array = getattr(corpus, key)
+        # Said, not left to whether there is one: a damaged directory can lose an entry.
+        arrays[f"has_{key}"] = np.array(array is not None)
+        if array is not None:
+            arrays[key] = array
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     write_whole(pathlib.Path(path), content.getvalue())
@@ -148,10 +159,20 @@ def _arrays(path: pathlib.Path, content: bytes) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _own_layout(path: pathlib.Path, arrays: dict[str, np.ndarray], version: int) -> _Layout:
+    """What an archive of our own must hold: the optional arrays are those it says it has."""
+    layout = dict(_OWN)
+    for number in range(1, version + 1):
+        layout |= _ALWAYS[number]
+        said = _checked(path, arrays, {f"has_{key}": (_BOOLEAN, ()) for key in _OPTIONAL[number]})
+        layout |= {key: rule for key, rule in _OPTIONAL[number].items() if said[f"has_{key}"]}
+    return layout
+
+
 def _checked(
     path: pathlib.Path,
     arrays: dict[str, np.ndarray],
-    layout: dict[str, tuple[tuple[str, str], tuple[str | int, ...]]],
+    layout: _Layout,
 ) -> dict[str, np.ndarray]:
     """The keys of a layout, in the machine's own byte order; anything else is left out."""
     sizes: dict[str | int, int] = {}
