@@ -11,10 +11,13 @@ from mdnjax.strokes.batches import line_batches as line_batches
 from mdnjax.strokes.cleaning import CleaningReport as CleaningReport
 from mdnjax.strokes.cleaning import clean as clean
 from mdnjax.strokes.corpus import Corpus as Corpus
+from mdnjax.strokes.formats import FORMATS as FORMATS
+from mdnjax.strokes.formats import Format as Format
 from mdnjax.strokes.formats import StrokeFormatError as StrokeFormatError
 from mdnjax.strokes.formats import read as read
 from mdnjax.strokes.formats import read_iam as read_iam
 from mdnjax.strokes.formats import read_npz as read_npz
+from mdnjax.strokes.formats import recognise as recognise
 from mdnjax.strokes.formats import write_npz as write_npz
 from mdnjax.strokes.generate import generate as generate
 from mdnjax.strokes.head import dequantize as dequantize
@@ -37,8 +40,10 @@ from mdnjax.strokes.transforms import to_offsets as to_offsets
 from mdnjax.strokes.transforms import to_positions as to_positions
 
 __all__ = [
+    "FORMATS",
     "CleaningReport",
     "Corpus",
+    "Format",
     "LinearBaseline",
     "Normalizer",
     "StreamBatch",
@@ -64,6 +69,7 @@ __all__ = [
     "read",
     "read_iam",
     "read_npz",
+    "recognise",
     "split_by",
     "stroke_head",
     "stroke_parts",

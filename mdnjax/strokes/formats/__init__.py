@@ -1,31 +1,103 @@
 """Readers of stroke files: one module a format, each with `recognises(path)` and its reader.
 
-`read` looks at what is there and calls the right reader; its error says what was seen. To add a
-format, write its module, name it in `_UNDERSTOOD` and in `read`.
+`recognise` looks at what is there and says what it is, `read` calls the right reader; their error
+says what was seen. To add a format, write its module and add it to `FORMATS`.
 """
 
 import os
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
+from mdnjax._checks import require
 from mdnjax.strokes.corpus import Corpus
 from mdnjax.strokes.formats import iam, npz
 from mdnjax.strokes.formats.errors import StrokeFormatError
 from mdnjax.strokes.formats.iam import read_iam
 from mdnjax.strokes.formats.npz import read_npz, write_npz
 
-__all__ = ["StrokeFormatError", "read", "read_iam", "read_npz", "write_npz"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "StrokeFormatError",
+    "read",
+    "read_iam",
+    "read_npz",
+    "recognise",
+    "write_npz",
+]
 
-_UNDERSTOOD = (
-    "a folder of IAM-OnDB (lineStrokes/ and ascii/)",
-    "a NumPy archive (.npz), flat or from write_npz",
+
+class Format(NamedTuple):
+    """One format that `read` understands.
+
+    Attributes:
+        name: What `read(..., format=name)` calls it.
+        description: What it is, in a few words, for the error that lists all formats.
+        recognises: Whether a path looks like it: by content, never by name, and cheaply. No two
+            formats recognise the same file; two may recognise the same folder.
+        read: Reads it: the path, and whether to raise at the first broken file of a folder.
+    """
+
+    name: str
+    description: str
+    recognises: Callable[[pathlib.Path], bool]
+    read: Callable[[pathlib.Path, bool], Corpus]
+
+
+# A single file is whole or broken: there `strict` has nothing to decide.
+FORMATS: tuple[Format, ...] = (
+    Format(
+        "iam",
+        "a folder of IAM-OnDB (lineStrokes/ and ascii/)",
+        iam.recognises,
+        lambda path, strict: read_iam(path, strict=strict),
+    ),
+    Format(
+        "npz",
+        "a NumPy archive (.npz), flat or from write_npz",
+        npz.recognises,
+        lambda path, _: read_npz(path),
+    ),
 )
+"""Every format that `read` understands."""
 
 
-def read(path: str | os.PathLike[str], *, strict: bool = False) -> Corpus:
-    """Reads strokes in any format understood here, recognised by content and not by name.
+def recognise(path: str | os.PathLike[str]) -> str:
+    """Says which format a file or folder is in, from its content and not from its name.
 
     Args:
         path: A file or a folder.
+
+    Returns:
+        The name of one of `FORMATS`.
+
+    Raises:
+        StrokeFormatError: It is in none of them, or a folder holds several.
+        OSError: There is no such file, or it cannot be opened.
+    """
+    path = pathlib.Path(path)
+    found = [known.name for known in FORMATS if known.recognises(path)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        reason = "several formats in one folder; read one of them with format=..., or move one out"
+        raise StrokeFormatError(path, " and ".join(found), reason)
+    understood = "; ".join(f"{known.description} ({known.name})" for known in FORMATS)
+    raise StrokeFormatError(path, _seen(path), f"not understood. Understood are: {understood}")
+
+
+def read(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002 (the word of the command line's --format)
+    strict: bool = False,
+) -> Corpus:
+    """Reads strokes in any format understood here.
+
+    Args:
+        path: A file or a folder.
+        format: The name of one of `FORMATS`; by default the one that `recognise` says.
         strict: Raise at the first broken file of a folder; otherwise broken files are skipped
             with one warning that counts and lists them.
 
@@ -33,16 +105,15 @@ def read(path: str | os.PathLike[str], *, strict: bool = False) -> Corpus:
         The corpus.
 
     Raises:
+        ValueError: There is no format of that name.
         StrokeFormatError: The format is not understood, or the data is broken.
         OSError: There is no such file, or it cannot be opened.
     """
     path = pathlib.Path(path)
-    if iam.recognises(path):
-        return read_iam(path, strict=strict)
-    if npz.recognises(path):
-        return read_npz(path)  # whole or broken: strict has nothing to decide
-    reason = f"not understood. Understood are: {'; '.join(_UNDERSTOOD)}"
-    raise StrokeFormatError(path, _seen(path), reason)
+    readers = {known.name: known.read for known in FORMATS}
+    known = format is None or format in readers
+    require(known, "strokes.read", "format", repr(format), f"one of {', '.join(readers)}")
+    return readers[format or recognise(path)](path, strict)
 
 
 def _seen(path: pathlib.Path) -> str:
