@@ -95,10 +95,14 @@ def test_a_step_sums_gradients_and_moves_nothing_else(four_devices):
     assert learned <= four_devices["reduced"] <= learned + 8
 
 
-def test_batches_that_do_not_divide_are_named():
+def test_what_cannot_be_divided_is_named():
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("batch",))
-    with pytest.raises(ValueError, match=r"split_batch: batch .* got an array of shape \(\)"):
+    with pytest.raises(ValueError, match=r"split_batch: batch .* got arrays of shapes \[\(\)\]"):
         training.split_batch({"x": np.float32(1.0)}, mesh)
+    with pytest.raises(ValueError, match=r"pad_batch: batch .* \[\(0, 2\)\]"):
+        training.pad_batch(np.zeros((0, 2)), 4)
+    with pytest.raises(ValueError, match=r"pad_batch: batch .* \[\(2,\), \(3,\)\]"):
+        training.pad_batch([np.zeros(2), np.zeros(3)], 4)
     two = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("a", "b"))
     with pytest.raises(ValueError, match=r"split_batch: mesh must be of one axis"):
         training.split_batch(np.zeros((2, 2)), two)

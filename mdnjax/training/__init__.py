@@ -1,9 +1,8 @@
 """Training: state, step, fit, checkpoints; knows no network by name."""
 
+from mdnjax.training._folder import check_folder as check_folder
 from mdnjax.training._metrics import read_metrics as read_metrics
 from mdnjax.training.adam import adam as adam
-from mdnjax.training.checkpoints import CheckpointError as CheckpointError
-from mdnjax.training.checkpoints import Model as Model
 from mdnjax.training.checkpoints import find_checkpoint as find_checkpoint
 from mdnjax.training.checkpoints import load_model as load_model
 from mdnjax.training.checkpoints import package_versions as package_versions
@@ -13,12 +12,17 @@ from mdnjax.training.checkpoints import save_checkpoint as save_checkpoint
 from mdnjax.training.config import ConfigError as ConfigError
 from mdnjax.training.config import build as build
 from mdnjax.training.config import describe as describe
+from mdnjax.training.errors import CheckpointError as CheckpointError
+from mdnjax.training.errors import SaveError as SaveError
 from mdnjax.training.fit import FitResult as FitResult
 from mdnjax.training.fit import fit as fit
+from mdnjax.training.model import Model as Model
 from mdnjax.training.muon import muon as muon
 from mdnjax.training.muon import orthogonalize as orthogonalize
 from mdnjax.training.muon import scale_by_muon as scale_by_muon
 from mdnjax.training.schedule import Schedule as Schedule
+from mdnjax.training.sharding import PaddedBatch as PaddedBatch
+from mdnjax.training.sharding import pad_batch as pad_batch
 from mdnjax.training.sharding import replicate as replicate
 from mdnjax.training.sharding import split_batch as split_batch
 from mdnjax.training.state import TrainState as TrainState
@@ -38,12 +42,15 @@ __all__ = [
     "Loss",
     "Model",
     "NonFiniteError",
+    "PaddedBatch",
+    "SaveError",
     "Schedule",
     "Step",
     "StepMetrics",
     "TrainState",
     "adam",
     "build",
+    "check_folder",
     "checked_names",
     "describe",
     "find_checkpoint",
@@ -55,6 +62,7 @@ __all__ = [
     "muon",
     "orthogonalize",
     "package_versions",
+    "pad_batch",
     "read_config",
     "read_metrics",
     "replicate",

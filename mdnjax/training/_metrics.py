@@ -1,5 +1,6 @@
 """What a run reports: windows of steps, JSON lines, and a line or bar on the terminal."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 from mdnjax._checks import require_extra
 from mdnjax._files import write_whole
+from mdnjax.training._folder import TIMINGS
+from mdnjax.training.errors import SaveError
 
 Progress = Literal["auto", "bar", "lines", "off"]
 
@@ -48,33 +51,48 @@ class Window:
             "nats": self.nats / self.weight if self.weight else None,
             "grad_norm": self.grad_norm,
             "lr": self.learning_rate,
-            "points_per_second": self.weight / self.seconds if self.seconds > 0 else None,
         }
 
+    def points_per_second(self) -> float | None:
+        """Returns the weight seen in a second."""
+        return self.weight / self.seconds if self.seconds > 0 else None
 
-class MetricsFile:
-    """Metrics as JSON lines, each flushed as it is written.
+
+class LinesFile:
+    """A file of JSON lines, each on its way to the disk when `write` returns.
 
     Args:
         path: The file; None writes nothing.
         step: Lines of later steps, and a torn last line, are dropped first: those a run wrote
             after the checkpoint it resumes from. 0 empties the file.
+
+    Raises:
+        SaveError: Here or in `write`: the file cannot be written.
     """
 
     def __init__(self, path: pathlib.Path | None, *, step: int = 0):
+        self._path = path
         self._file = None
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
-        write_whole(path, "".join(_json_line(line) for line in kept).encode())
-        self._file = path.open("a", encoding="utf-8")
+        kept = [line for line in _read_lines(path) if line["step"] <= step]
+        try:
+            write_whole(path, "".join(_json_line(line) for line in kept).encode())
+            # Unbuffered: what could not be written is not tried again, and failed at, on closing.
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise SaveError(path, error) from error
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends one object and flushes it; numbers that are not finite become null."""
-        if self._file is not None:
-            self._file.write(_json_line(line))
-            self._file.flush()
+        """Appends one object; numbers that are not finite become null."""
+        if self._file is None or self._path is None:
+            return
+        rest = memoryview(_json_line(line).encode())
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise SaveError(self._path, error) from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -83,32 +101,43 @@ class MetricsFile:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads the lines of a `metrics.jsonl`; a torn last line is left out.
+    """Reads the lines of a run's `metrics.jsonl`, with the wall times that belong to them.
+
+    What is computed and how long it took stand in two files, so that the first is the same in
+    every run; here they are joined again by their step. A torn last line is left out.
 
     Args:
-        path: The file; where it is not there, there are no lines.
+        path: The file; where it is not there, there are no lines. Wall times are looked for beside
+            it in `timings.jsonl`; a file that holds them itself, as of mdnjax 0.1, needs none.
 
     Returns:
-        One dict a line: step (steps done), seconds (of training so far), points (weights seen),
-        nats (mean since the line before), grad_norm (largest since), lr, points_per_second, and
-        valid (validation nats, null where none was done).
+        One dict a line: step (steps done), points (weights seen), nats (mean since the line
+        before), grad_norm (largest since), lr, valid (validation nats, null where none was done);
+        and, where they were measured, seconds (of training so far) and points_per_second.
 
     Raises:
-        ValueError: A line other than the last is not JSON.
+        ValueError: A line other than the last is not a JSON object with a step.
     """
     path = pathlib.Path(path)
+    timings = {line["step"]: line for line in _read_lines(path.with_name(TIMINGS))}
+    return [{**line, **timings.get(line["step"], {})} for line in _read_lines(path)]
+
+
+def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    *whole, torn = path.read_text(encoding="utf-8").split("\n")
+    *whole, torn = path.read_bytes().split(b"\n")
     del torn  # empty, unless the process died while it wrote
     for number, text in enumerate(whole, 1):
         try:
-            lines.append(json.loads(text))
-        except ValueError as error:
+            line = json.loads(text)
+            line["step"]
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"read_metrics: {path}, line {number} must be JSON: {error}"
+                f"read_metrics: {path}, line {number} must be a JSON object with a step: {error}"
             ) from error
+        lines.append(line)
     return lines
 
 
@@ -117,6 +146,24 @@ def _json_line(line: dict[str, Any]) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps({key: finite(value) for key, value in line.items()}, allow_nan=False) + "\n"
+
+
+class _Terminal:
+    """Stderr as it is at the time, for as long as somebody listens.
+
+    A terminal may be closed and a pipe's reader may end. That is no reason to lose a run.
+    """
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 class Display:
@@ -132,6 +179,7 @@ class Display:
         if kind == "auto":
             kind = "bar" if sys.stderr.isatty() else "lines"
         self._lines = kind == "lines"
+        self._terminal: Any = _Terminal()
         self._bar: Any = None
         if kind == "bar":
             # A pseudo-terminal may claim a size of 0 by 0: tqdm then shows nothing, shutil says 80.
@@ -140,7 +188,7 @@ class Display:
                 total=budget,
                 initial=start,
                 unit="step",
-                file=sys.stderr,
+                file=self._terminal,
                 ncols=size.columns,
                 nrows=size.lines,
             )
@@ -179,14 +227,14 @@ class Display:
             parts.append(f"valid {line['valid']:.4f}")
         if line["points_per_second"] is not None:
             parts.append(f"{line['points_per_second']:,.0f} points/s")
-        print(", ".join([*parts, f"{line['seconds']:.0f} s"]), file=sys.stderr, flush=True)
+        print(", ".join([*parts, f"{line['seconds']:.0f} s"]), file=self._terminal, flush=True)
 
     def say(self, text: str) -> None:
         """Shows a sentence."""
         if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(text, file=self._terminal)
         elif self._lines:
-            print(text, file=sys.stderr, flush=True)
+            print(text, file=self._terminal, flush=True)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -4,18 +4,20 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from signal import Signals
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from mdnjax.training._metrics import Display, MetricsFile, Progress, Window
+from mdnjax.training._folder import METRICS, TIMINGS, keep_only, newest_checkpoint
+from mdnjax.training._metrics import Display, LinesFile, Progress, Window
+from mdnjax.training._signals import Interruption
 from mdnjax.training.checkpoints import restore_checkpoint, save_checkpoint
+from mdnjax.training.errors import SaveError
+from mdnjax.training.sharding import PaddedBatch, StatePadding
 from mdnjax.training.state import TrainState, copy_tree
 from mdnjax.training.step import NonFiniteError, StepMetrics, checked_names, leaf_names
 
@@ -34,9 +36,12 @@ class FitResult:
         valid: Their validation nats per point, or None.
         last: The whole training state at the end.
         stopped: Why it ended: `"budget"`, `"plateau"`, `"time"` (minutes were up before the
-            budget they had been converted to) or `"interrupted"` (Ctrl-C).
+            budget they had been converted to) or `"interrupted"` (Ctrl-C, SIGTERM or SIGHUP).
         points: Weights seen.
         seconds: Time spent training, validation included.
+        signal: Which signal interrupted it, or None. By custom a program then exits with
+            `128 + signal`.
+        checkpoint: The newest checkpoint, from which the run goes on; None where none was written.
     """
 
     params: Any
@@ -47,6 +52,8 @@ class FitResult:
     stopped: Stopped
     points: float
     seconds: float
+    signal: Signals | None = None
+    checkpoint: pathlib.Path | None = None
 
 
 @dataclasses.dataclass
@@ -83,6 +90,8 @@ class Run:
     header: dict[str, Any]
     log_every: int
     deadline: float | None
+    interruption: Interruption
+    padding: StatePadding
 
     def __post_init__(self) -> None:
         self.budget = int(self.train.budget)
@@ -92,42 +101,53 @@ class Run:
 
     def loop(self, progress: Progress) -> FitResult:
         """Runs to the end of the budget, or to what ends it before."""
-        stopped: Stopped = "budget"
         with contextlib.ExitStack() as stack:
             self.display = Display(progress, start=self.done.step, budget=self.budget)
             stack.callback(self.display.close)
-            path = None if self.folder is None else self.folder / "metrics.jsonl"
-            self.file = MetricsFile(path, step=self.done.step)
-            stack.callback(self.file.close)
-            interrupted = stack.enter_context(_deferred_interrupt())
-            self.mark = time.monotonic()
-            pending: StepMetrics | None = None
-            for n in range(self.done.step, self.budget):
-                if self._plateau():
-                    stopped = "plateau"
-                elif interrupted.is_set():
-                    stopped = "interrupted"
-                elif self.deadline is not None and time.monotonic() > self.deadline and n > 0:
-                    stopped = "time"
-                if stopped != "budget":
-                    break
-                batch = self.batches(n)
-                self.train, metrics = self.step(self.train, batch, self.key, np.int32(n))
-                # Only now is the step before waited for: the device always has work.
-                if pending is not None:
-                    self._absorb(pending)
-                pending = metrics
-                if self._checks_after(n + 1):
-                    self._absorb(metrics)
-                    pending = None
-                    self._check()
+            with self._naming_what_stands():
+                self.metrics = LinesFile(self._file(METRICS), step=self.done.step)
+                stack.callback(self.metrics.close)
+                self.timings = LinesFile(self._file(TIMINGS), step=self.done.step)
+                stack.callback(self.timings.close)
+            stopped = self._train()
+            if self.interruption:
+                stopped = "interrupted"
+                self._say_interrupted()
+        return self._result(stopped)
+
+    def _train(self) -> Stopped:
+        stopped: Stopped = "budget"
+        # The state before the first step shows that the run can be saved, and keeps its budget.
+        if newest_checkpoint(self.folder) is None and not self.interruption:
+            self._save("last")
+        self.mark = time.monotonic()
+        pending: StepMetrics | None = None
+        for n in range(self.done.step, self.budget):
+            if self._plateau():
+                stopped = "plateau"
+            elif self.interruption:
+                stopped = "interrupted"
+            elif self.deadline is not None and time.monotonic() > self.deadline and n > 0:
+                stopped = "time"
+            if stopped != "budget":
+                break
+            batch = self.batches(n)
+            self.train, metrics = self.step(self.train, batch, self.key, np.int32(n))
+            # Only now is the step before waited for: the device always has work.
             if pending is not None:
                 self._absorb(pending)
-                if stopped == "time":
-                    self._check()
-                else:
-                    self._save("last")
-        return self._result(stopped)
+            pending = metrics
+            if self._checks_after(n + 1):
+                self._absorb(metrics)
+                pending = None
+                self._check()
+        if pending is not None:
+            self._absorb(pending)
+            if stopped == "time":
+                self._check()
+            else:
+                self._save("last")
+        return stopped
 
     def _checks_after(self, step: int) -> bool:
         return step % self.check_every == 0 or step == self.budget
@@ -154,14 +174,20 @@ class Run:
     def _write(self, valid: float | None) -> dict[str, Any]:
         line = {
             "step": self.done.step,
-            "seconds": self.done.seconds,
             "points": self.done.points,
             **self.done.window.line(),
             "valid": valid,
         }
-        self.file.write(line)
+        times = {
+            "step": self.done.step,
+            "seconds": self.done.seconds,
+            "points_per_second": self.done.window.points_per_second(),
+        }
+        with self._naming_what_stands():
+            self.metrics.write(line)
+            self.timings.write(times)
         self.done.window = Window()
-        return line
+        return {**line, **times}
 
     def _check(self) -> None:
         """Validates, writes a line of metrics, and saves."""
@@ -175,7 +201,8 @@ class Run:
             self.done.stale = 0 if improved else self.done.stale + 1
             if improved:
                 self.done.best_step, self.done.best_valid = self.done.step, valid
-                self.best = copy_tree((self.train.evaluated, self.train.state))
+                kept = self._trimmed()
+                self.best = copy_tree((kept.evaluated, kept.state))
         self.done.seconds += time.monotonic() - self.mark
         self.display.check(self._write(valid))
         # The best first: a kill between the two leaves a best that the resumed run finds again.
@@ -188,24 +215,56 @@ class Run:
         """Writes a checkpoint and, once it stands, removes those of its kind before it."""
         if self.folder is None:
             return
-        folder = self.folder / kind
-        path = folder / f"{self.done.step:08d}"
+        path = self.folder / kind / f"{self.done.step:08d}"
         if not path.exists():
             progress = dataclasses.asdict(self.done)
-            save_checkpoint(path, self.train, {**self.header, "progress": progress})
+            with self._naming_what_stands():
+                save_checkpoint(path, self._trimmed(), {**self.header, "progress": progress})
         if kind == "last":
-            _keep(folder, self.done.step)
-            _keep(self.folder / "best", self.done.best_step)
+            keep_only(self.folder / "last", self.done.step)
+            keep_only(self.folder / "best", self.done.best_step)
+
+    @contextlib.contextmanager
+    def _naming_what_stands(self) -> Iterator[None]:
+        """Adds to a failure to write which checkpoint the run can go on from."""
+        try:
+            yield
+        except SaveError as error:
+            standing = newest_checkpoint(self.folder)
+            raise SaveError(error.path, error, standing=standing) from error.__cause__
+
+    def _file(self, name: str) -> pathlib.Path | None:
+        return None if self.folder is None else self.folder / name
+
+    def _trimmed(self) -> TrainState:
+        """The training state without the rows that only fill it up on several devices."""
+        state = self.padding.trim(self.train.state)
+        return dataclasses.replace(self.train, state=state)
+
+    def _say_interrupted(self) -> None:
+        assert self.interruption.received is not None
+        saved = newest_checkpoint(self.folder)
+        self.display.say(
+            f"{self.interruption.received.name}: stopped after step {self.done.step:,}; "
+            + ("nothing is saved" if saved is None else f"{saved} is where resume=True goes on")
+        )
 
     def _fail(self, finite: np.ndarray, nats: float, weight: float) -> None:
         """Saves the last good state and raises, naming step, batch and leaves."""
         n = self.done.step
-        self._save("last")
+        saved = ""
+        if self.folder is not None:
+            try:
+                self._save("last")
+                saved = f" The state before it is in {self.folder / 'last'}."
+            except SaveError as error:
+                saved = f" The state before it is lost: {error}"
         leaves = tuple(
             name for name, ok in zip(checked_names(self.train), finite, strict=True) if not ok
         )
         shown = ", ".join(leaves[:8]) + (f" and {len(leaves) - 8} more" if len(leaves) > 8 else "")
         batch = self.batches(n)
+        batch = batch.batch if isinstance(batch, PaddedBatch) else batch
         bad = [
             name or "the batch itself"
             for name, leaf in zip(leaf_names(batch), jax.tree.leaves(batch), strict=True)
@@ -213,20 +272,19 @@ class Run:
         ]
         cause = f"not finite in it: {', '.join(bad)}" if bad else "its values are finite"
         cause = "all its weights are 0" if weight == 0 else cause
-        saved = "" if self.folder is None else f" The state before it is in {self.folder / 'last'}."
         raise NonFiniteError(
             f"fit: step {n} (batch {n}; {cause}) is not finite: {shown}; loss {nats}.{saved}",
             step=n,
             leaves=leaves,
             nats=nats,
-            state=self.train,
+            state=self._trimmed(),
         )
 
     def _plateau(self) -> bool:
         return self.patience is not None and self.done.stale >= self.patience
 
     def _result(self, stopped: Stopped) -> FitResult:
-        done, train = self.done, self.train
+        done, train = self.done, self._trimmed()
         best = self.best
         if best is None and done.best_step is not None and self.folder is not None:
             path = self.folder / "best" / f"{done.best_step:08d}"
@@ -242,36 +300,6 @@ class Run:
             stopped=stopped,
             points=done.points,
             seconds=done.seconds,
+            signal=self.interruption.received,
+            checkpoint=newest_checkpoint(self.folder),
         )
-
-
-def _keep(folder: pathlib.Path, step: int | None) -> None:
-    """Removes the checkpoints in a folder other than one, and what a killed process left."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        finished = path.name.isdecimal()
-        if (finished and int(path.name) != step) or ".unfinished-" in path.name:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _deferred_interrupt():
-    """Turns the first Ctrl-C into a flag, so that it cannot fall between a step and its state."""
-    flag = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
-    # Signals reach the main thread only, and an ignored or foreign handler is left in place.
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield flag
-        return
-
-    def handle(signum: int, frame: Any) -> None:
-        if flag.is_set():
-            previous(signum, frame)
-        flag.set()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -13,69 +13,26 @@ A run keeps `last/<step>` and `best/<step>`. `load_model` reads `model/` and `st
 
 import contextlib
 import dataclasses
-import functools
-import importlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mdnjax._checks import require_extra
-from mdnjax.training.config import ConfigError, build
+from mdnjax.training._folder import list_checkpoints
+from mdnjax.training.errors import CheckpointError, SaveError
+from mdnjax.training.model import Model, rebuild_model
 from mdnjax.training.state import TrainState
 from mdnjax.training.step import leaf_names
 
 FORMAT_VERSION = 1
 _PACKAGES = ("mdnjax", "jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint")
-# The seam that turns a module of `nets` into functions. It is found by its public path when a
-# model is loaded, so that this room stands without the other.
-_SEAM = ("mdnjax.nets", "functional")
-
-
-class CheckpointError(Exception):
-    """A checkpoint that is missing, broken, or of an unknown format; the message says which."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Model:
-    """A trained model, rebuilt from its checkpoint.
-
-    Attributes:
-        apply: `apply(params, state, *inputs, key=None, train=False) -> (output, state)`.
-        params: The parameters, the run's average where it kept one.
-        state: The network's other variables.
-        head: The head described in the configuration, or None.
-        normalizer: The normaliser described in the configuration, or None.
-        config: All of `config.json`.
-        module: The rebuilt module, for `nets.functional(module, method=...)`.
-    """
-
-    apply: Callable[..., tuple[Any, Any]]
-    params: Any
-    state: Any
-    head: Any
-    normalizer: Any
-    config: Mapping[str, Any]
-    module: Any
-
-    @functools.cached_property
-    def network(self) -> jax.tree_util.Partial:
-        """`apply` with its parameters and state in it: `network(*inputs) -> output`.
-
-        Its arrays are arguments, not constants, of the programs it is passed to: for
-        `strokes.evaluate`, or with `load_model(path, method="step")` for `strokes.generate`.
-        """
-
-        def network(params: Any, state: Any, *inputs: Any) -> Any:
-            return self.apply(params, state, *inputs)[0]
-
-        return jax.tree_util.Partial(network, self.params, self.state)
 
 
 def save_checkpoint(
@@ -98,20 +55,23 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: `path` exists already.
+        SaveError: It cannot be written (a full disk, a folder that is read-only); nothing of it is
+            left.
         ImportError: Orbax is not installed.
     """
     path = pathlib.Path(path).absolute()
     if path.exists():
         raise CheckpointError(f"save_checkpoint: {path} exists already; checkpoints never change.")
+    require_extra("orbax.checkpoint", "train")
     items = _items(state)
     document = {"format_version": FORMAT_VERSION, "versions": package_versions(), **config}
     document["arrays"] = {item: _index(tree) for item, tree in items.items()}
     text = json.dumps(document, indent=2, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
         for item, tree in items.items():
             _write_arrays(unfinished / item, tree)
         with (unfinished / "config.json").open("w", encoding="utf-8") as file:
@@ -119,10 +79,12 @@ def save_checkpoint(
             file.flush()
             os.fsync(file.fileno())
         unfinished.rename(path)
-    except BaseException:
+        _sync_folder(path.parent)
+    # A full disk reaches here as any of a dozen kinds, of Orbax, of TensorStore or of the system.
+    except Exception as error:
+        raise SaveError(path, error) from error
+    finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    _sync_folder(path.parent)
     return path
 
 
@@ -181,15 +143,6 @@ def find_checkpoint(path: str | os.PathLike[str], *, prefer: str = "best") -> pa
     )
 
 
-def list_checkpoints(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """Lists the complete checkpoints in a folder, oldest step first; none if it is not there."""
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        return []
-    found = [p for p in folder.iterdir() if p.name.isdecimal() and (p / "config.json").is_file()]
-    return sorted(found, key=lambda p: int(p.name))
-
-
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a checkpoint's `config.json`.
 
@@ -236,43 +189,20 @@ def load_model(path: str | os.PathLike[str], *, method: str = "__call__") -> Mod
             architecture, or arrays and architecture do not fit.
         ImportError: Orbax is not installed.
     """
-    # Flax is needed only to rebuild a network.
-    from flax import nnx
-
     folder = find_checkpoint(path)
     config = read_config(folder)
-    if not isinstance(config.get("architecture"), dict):
-        raise CheckpointError(
-            f"{folder / 'config.json'}: expected an architecture, described with "
-            "training.describe(Class, **options) and given to fit as config; got "
-            f"{config.get('architecture')!r}."
-        )
-    try:
-        module = build(config["architecture"], rngs=nnx.Rngs(0))
-        head = build(config.get("head"))
-        normalizer = build(config.get("normalizer"))
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    room, seam = _SEAM
-    functional = getattr(importlib.import_module(room), seam)(module, method=method)
-    expected = {"params": functional.params}
+    model = rebuild_model(config, folder / "config.json", method=method)
+    expected = {"params": model.params}
     if config.get("average") is not None:
-        expected["average"] = functional.params
+        expected["average"] = model.params
     arrays = _read_arrays(folder, "model", expected, config)
     # A network without state of its own may have been trained with one of the loss's, such as
     # the carry of a recurrent network from batch to batch, which is no part of the model.
-    state = functional.state
+    state = model.state
     if jax.tree.leaves(state):
         state = _read_arrays(folder, "state", {"state": state}, config)["state"]
-    return Model(
-        apply=functional.apply,
-        params=arrays.get("average", arrays["params"]),
-        state=state,
-        head=head,
-        normalizer=normalizer,
-        config=config,
-        module=module,
-    )
+    params = arrays.get("average", arrays["params"])
+    return dataclasses.replace(model, params=params, state=state)
 
 
 def package_versions() -> dict[str, str]:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,18 +16,24 @@ from jax.sharding import Mesh
 
 from mdnjax._checks import require, require_extra
 from mdnjax._types import Array
+from mdnjax.training._folder import (
+    KINDS,
+    check_folder,
+    clear,
+    list_checkpoints,
+    newest_checkpoint,
+    remove_checkpoint,
+    sweep,
+)
 from mdnjax.training._metrics import Progress
 from mdnjax.training._run import FitResult, Run, RunProgress
-from mdnjax.training.budget import measure_budget
-from mdnjax.training.checkpoints import (
-    CheckpointError,
-    find_checkpoint,
-    list_checkpoints,
-    restore_checkpoint,
-)
+from mdnjax.training._signals import deferred_signals
+from mdnjax.training.budget import Budget, measure_budget
+from mdnjax.training.checkpoints import find_checkpoint, restore_checkpoint
 from mdnjax.training.config import describe
+from mdnjax.training.errors import CheckpointError
 from mdnjax.training.schedule import Schedule
-from mdnjax.training.sharding import replicate, split_batch
+from mdnjax.training.sharding import StatePadding, replicate, split_batch
 from mdnjax.training.state import TrainState, init_state
 from mdnjax.training.step import Loss, make_step
 
@@ -59,10 +64,14 @@ def fit(
     progress: Progress = "auto",
     mesh: Mesh | None = None,
 ) -> FitResult:
-    """Trains parameters on batches until the budget, a plateau, the clock or Ctrl-C ends it.
+    """Trains parameters on batches until the budget, a plateau, the clock or a signal ends it.
 
     Step n sees the batch `batches(n)` and the key `fold_in(key(seed), n)` and nothing else that
-    is random, so a resumed run equals an uninterrupted one bit for bit.
+    is random, so a resumed run equals an uninterrupted one bit for bit, wherever it was killed.
+
+    In the main thread the first Ctrl-C, SIGTERM or SIGHUP that nobody else handles or ignores lets
+    the step under way (or the compilation, validation or checkpoint) finish, saves, says so and
+    returns; a second one does what it does elsewhere.
 
     Args:
         loss: `loss(params, state, batch, key) -> (nats [B], weight [B], state)`.
@@ -83,7 +92,7 @@ def fit(
         validations: How often over the budget to validate and to write checkpoints.
         patience: Stop after so many validations in a row without improvement; None never does.
         min_delta: What counts as improvement, in nats.
-        out: Folder for `metrics.jsonl`, `last/` and `best/`; None writes nothing.
+        out: Folder for `metrics.jsonl`, `timings.jsonl`, `last/` and `best/`; None writes nothing.
         config: JSON values for each checkpoint's `config.json`. `load_model` uses `architecture`,
             `head` and `normalizer`, made with `describe`; units belong here too.
         resume: Continue the run in `out` (with its budget); start where there is none.
@@ -92,10 +101,13 @@ def fit(
         progress: `"bar"`, `"lines"` (one a validation), `"off"`; `"auto"` is a bar on a terminal
             and lines elsewhere.
         mesh: Devices to divide each batch among, along its leading axis (see `split_batch`); the
-            rest lies on each of them, but for what of `state` the caller has divided already.
+            rest lies on each of them, but for what of `state` the caller has divided already, by
+            `split_batch` too: that has a row for each row of the batch. Where rows have to be
+            filled in, no result, validation or checkpoint sees them, so a run may go on with
+            another number of devices.
 
     Returns:
-        The result; on a plateau, on time and on Ctrl-C too (a second Ctrl-C raises).
+        The result; on a plateau, on time and on a signal too.
 
     Warns:
         UserWarning: The minutes leave time for fewer steps than there are validations.
@@ -105,6 +117,8 @@ def fit(
             leaves; the last good state is saved and on the error.
         CheckpointError: `out` holds a run and neither `resume` nor `overwrite` is given, or the
             run to resume does not fit the arguments.
+        SaveError: `out` cannot be written (found at once), or no longer (a full disk): names the
+            file, the reason, and the last checkpoint, which stands.
         ValueError: An argument is out of range.
         ImportError: `out` is given and Orbax is not installed, or a bar is wanted without tqdm.
 
@@ -142,59 +156,79 @@ def fit(
     needs_validate = validate is not None or patience is None
     require(needs_validate, "fit", "patience", patience, "None where there is no validate")
 
-    folder = None if out is None else pathlib.Path(out)
-    if folder is not None:
+    folder = None
+    if out is not None:
         require_extra("orbax.checkpoint", "train")  # now, and not at the first checkpoint
+        folder = check_folder(out)
+        sweep(folder)
     key = jax.random.key(seed)
     step = make_step(loss, optimizer, schedule=schedule, average=average)
     header = _header(config, seed, average, schedule)
+    state, padding = StatePadding.of(state)
+    validate = None if validate is None else padding.outside(validate)
     train = init_state(params, state, optimizer, budget=steps or 1, average=average is not None)
     if mesh is not None:
         train = replicate(train, mesh)
         batches = _divided(batches, mesh)
     done = RunProgress()
     deadline = None
-    if resume and folder is not None and list_checkpoints(folder / "last"):
-        train, done = _resumed(folder, train, header, steps)
-    else:
-        _clear(folder, overwrite=overwrite)
-        if minutes is not None:
-            deadline = (began if started is None else started) + 60.0 * minutes - reserve
-            measured = measure_budget(
-                step,
-                train,
-                batches,
-                key,
-                deadline=deadline,
-                validate=validate,
-                validations=validations,
-                out=folder,
-            )
-            if measured.steps < validations:
-                warnings.warn(
-                    f"fit: {minutes} minutes leave time for {measured.steps} steps of "
-                    f"{measured.step_seconds:.2g} s, beside compilation, {validations} validations "
-                    f"of {measured.check_seconds:.2g} s and a reserve of {reserve:.3g} s.",
-                    stacklevel=2,
+    with deferred_signals() as interruption:
+        if resume and newest_checkpoint(folder) is not None:
+            assert folder is not None
+            like = dataclasses.replace(train, state=padding.trim(train.state))
+            train, done = _resumed(folder, like, header, steps)
+            train = dataclasses.replace(train, state=padding.fill(train.state, mesh))
+        else:
+            if folder is not None:
+                clear(folder, overwrite=overwrite)
+            if minutes is not None:
+                deadline = (began if started is None else started) + 60.0 * minutes - reserve
+                measured = measure_budget(
+                    step,
+                    train,
+                    batches,
+                    key,
+                    deadline=deadline,
+                    validate=validate,
+                    validations=validations,
+                    out=folder,
+                    interruption=interruption,
                 )
-            budget = jax.device_put(np.int32(measured.steps), train.budget.sharding)
-            train = dataclasses.replace(train, budget=budget)
-            deadline -= measured.check_seconds
-    return Run(
-        step=step,
-        batches=batches,
-        key=key,
-        train=train,
-        done=done,
-        validate=validate,
-        validations=validations,
-        patience=patience,
-        min_delta=min_delta,
-        folder=folder,
-        header=header,
-        log_every=log_every,
-        deadline=deadline,
-    ).loop(progress)
+                if measured is not None:
+                    train = _with_budget(train, measured, minutes, validations, reserve)
+                    deadline -= measured.check_seconds
+        return Run(
+            step=step,
+            batches=batches,
+            key=key,
+            train=train,
+            done=done,
+            validate=validate,
+            validations=validations,
+            patience=patience,
+            min_delta=min_delta,
+            folder=folder,
+            header=header,
+            log_every=log_every,
+            deadline=deadline,
+            interruption=interruption,
+            padding=padding,
+        ).loop(progress)
+
+
+def _with_budget(
+    train: TrainState, measured: Budget, minutes: float, validations: int, reserve: float
+) -> TrainState:
+    """Puts the budget measured into the state, and warns of one that is next to nothing."""
+    if measured.steps < validations:
+        warnings.warn(
+            f"fit: {minutes} minutes leave time for {measured.steps} steps of "
+            f"{measured.step_seconds:.2g} s, beside compilation, {validations} validations "
+            f"of {measured.check_seconds:.2g} s and a reserve of {reserve:.3g} s.",
+            stacklevel=3,
+        )
+    budget = jax.device_put(np.int32(measured.steps), train.budget.sharding)
+    return dataclasses.replace(train, budget=budget)
 
 
 def _divided(batches: Callable[[int], Any], mesh: Mesh) -> Callable[[int], Any]:
@@ -237,22 +271,8 @@ def _resumed(
             "a resumed run keeps its budget."
         )
     done = RunProgress.from_json(config["progress"])
-    for kind in ("best", "last"):
+    for kind in KINDS:
         for later in list_checkpoints(folder / kind):
             if int(later.name) > done.step:
-                shutil.rmtree(later)
+                remove_checkpoint(later)
     return train, done
-
-
-def _clear(folder: pathlib.Path | None, *, overwrite: bool) -> None:
-    """Makes sure that a new run does not mix with an old one."""
-    if folder is None:
-        return
-    old = [folder / name for name in ("metrics.jsonl", "best", "last") if (folder / name).exists()]
-    if overwrite:
-        for path in old:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif any(list_checkpoints(path) for path in old):
-        raise CheckpointError(
-            f"fit: {folder} holds a run; expected an empty folder, resume=True or overwrite=True."
-        )

@@ -11,6 +11,7 @@ import optax
 
 from mdnjax._checks import require
 from mdnjax._types import Array, Key
+from mdnjax.training.sharding import PaddedBatch
 from mdnjax.training.state import TrainState
 
 # What training minimises: `loss(params, state, batch, key) -> (nats [B], weight [B], state)`, one
@@ -102,6 +103,48 @@ def checked_names(state: TrainState) -> tuple[str, ...]:
     )
 
 
+def real_loss(loss: Loss, params: Any, state: Any, batch: Any, key: Key) -> Any:
+    """A loss, of which the rows that only fill a batch up are left out.
+
+    Args:
+        loss: As for `make_step`.
+        params: The parameters.
+        state: The network's other variables.
+        batch: A batch, or a `PaddedBatch`, whose rows the loss sees as if they were all real.
+        key: The step's key.
+
+    Returns:
+        `(nats, weight, state)`; nats and weights of rows that are not real are 0.
+
+    Raises:
+        ValueError: Nats and weight differ in shape, or have not a row for each row of a padded
+            batch.
+    """
+    padded = isinstance(batch, PaddedBatch)
+    nats, weight, state = loss(params, state, batch.batch if padded else batch, key)
+    require(
+        nats.shape == weight.shape,
+        "make_step",
+        "loss",
+        f"nats {nats.shape} and weight {weight.shape}",
+        "a function whose nats and weight have the same shape",
+    )
+    if padded:
+        rows = batch.real.shape
+        require(
+            nats.shape[:1] == rows,
+            "make_step",
+            "loss",
+            f"nats {nats.shape} for a padded batch of {rows[0]} rows",
+            "a function whose nats have a row for each row of the batch",
+        )
+        # Selected, not multiplied: 0 times a number that is not finite would not be 0.
+        real = jnp.reshape(batch.real, (*rows, *[1] * (nats.ndim - 1)))
+        real = jnp.broadcast_to(real, nats.shape)
+        nats, weight = jnp.where(real, nats, 0), jnp.where(real, weight, 0)
+    return nats, weight, state
+
+
 def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -132,6 +175,9 @@ def make_step(
 
     Returns:
         `step(state, batch, key, index=None) -> (state, metrics)`, compiled once a batch shape.
+        The batch may be a `PaddedBatch` (see `split_batch`): its rows that are not real count for
+        nothing, if the loss treats each row by itself (it does not where a row's nats or the new
+        state depend on other rows, as in batch normalisation).
         It donates the buffers of `state` (start from `init_state`, which copies the caller's
         arrays). With `index`, nothing happens unless `state.step == index`: a step already
         dispatched after one that failed leaves the last good state alone.
@@ -168,14 +214,7 @@ def make_step(
         step_key = jax.random.fold_in(key, state.step)
 
         def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            nats, weight, new_state = loss(params, state.state, batch, step_key)
-            require(
-                nats.shape == weight.shape,
-                "make_step",
-                "loss",
-                f"nats {nats.shape} and weight {weight.shape}",
-                "a function whose nats and weight have the same shape",
-            )
+            nats, weight, new_state = real_loss(loss, params, state.state, batch, step_key)
             weight = jax.lax.stop_gradient(weight)
             total = jnp.sum(weight)
             return jnp.sum(weight * nats) / total, (total, new_state)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from mdnjax._checks import require
 from mdnjax._types import Array, Key
 from mdnjax.training.sharding import split_batch
-from mdnjax.training.step import Loss
+from mdnjax.training.step import Loss, real_loss
 
 
 def make_validation(
@@ -26,7 +26,7 @@ def make_validation(
         key: The validation's random key.
         loss: As for `make_step`, in its evaluation form (no dropout); its new state is dropped.
         batches: The batches, pytrees of arrays; few shapes, for each is compiled once.
-        mesh: Devices to divide each batch among, as for `fit`.
+        mesh: Devices to divide each batch among, as for `fit`; what does not divide is filled up.
 
     Returns:
         `validate(params, state) -> float`, sum(weight * nats) / sum(weight) over all batches.
@@ -46,7 +46,7 @@ def make_validation(
 
     @jax.jit
     def sums(params: Any, state: Any, batch: Any, index: Array) -> tuple[Array, Array]:
-        nats, weight, _ = loss(params, state, batch, jax.random.fold_in(key, index))
+        nats, weight, _ = real_loss(loss, params, state, batch, jax.random.fold_in(key, index))
         return jnp.sum(weight * nats), jnp.sum(weight)
 
     def validate(params: Any, state: Any) -> float:
