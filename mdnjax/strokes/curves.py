@@ -1,4 +1,4 @@
-"""Smooth curves through pen trajectories, and lines set out on a page.
+"""Smooth curves through pen trajectories, and lines and drawings set out on a page.
 
 A sensor samples the pen some hundred times a second; joining the samples by straight lines shows
 the sensor, not the hand. Here each pen-down stroke becomes one smooth curve *through* its points,
@@ -7,6 +7,7 @@ as cubic Béziers, the form that SVG, PDF and Matplotlib all draw natively.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,20 +18,41 @@ from mdnjax.strokes.structure import Strokes
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Page:
-    """Lines of handwriting set one below the other.
+    """Lines of handwriting set one below the other, or drawings in a grid.
 
     Attributes:
         lines: For each line its pen-down strokes in writing order, each the points `[n, 2]` on
             the page, n >= 1. All coordinates are inside `size`.
         size: Width and height of the page, margins included, in the units of the lines.
-        line_height: What is usual between the middles of two lines.
+        line_height: What is usual between the middles of two lines, or of two rows of a grid.
         pen_width: A pen width that suits the size of the writing.
+        columns: How many lines stand side by side.
+        given: For each line how many of its points, from its start, were given and not made up;
+            zeros where nothing was said.
     """
 
     lines: tuple[tuple[np.ndarray, ...], ...]
     size: tuple[float, float]
     line_height: float
     pen_width: float
+    columns: int
+    given: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """Ink of one colour that is drawn in one movement: a stroke, or a part of one.
+
+    Attributes:
+        curve: Its Béziers `[m, 4, 2]`; if the pen only touched the paper, one without length.
+        points: The indices `[m + 1]`, among the points of its stroke, of those it passes through;
+            one index for a touch.
+        given: Whether it was given, or made up.
+    """
+
+    curve: np.ndarray
+    points: np.ndarray
+    given: bool
 
 
 def split_strokes(
@@ -167,22 +189,86 @@ def thin(points: Float[np.ndarray, "n 2"], spacing: float) -> Int[np.ndarray, " 
     return np.array(kept)
 
 
+def flatten(segments: Float[np.ndarray, "n 4 2"], pieces: int) -> Float[np.ndarray, "m 2"]:
+    """Points along Béziers that follow on one another, evenly in each one's parameter.
+
+    Args:
+        segments: The control points of n >= 1 segments.
+        pieces: Into how many straight pieces each segment is cut.
+
+    Returns:
+        The n `pieces` + 1 points, both ends among them.
+
+    >>> import numpy as np
+    >>> flatten(bezier(np.array([[0.0, 0.0], [3.0, 0.0]])), 2).tolist()
+    [[0.0, 0.0], [1.5, 0.0], [3.0, 0.0]]
+    """
+    u = np.arange(pieces)[:, None] / pieces
+    basis = np.concatenate([(1 - u) ** 3, 3 * u * (1 - u) ** 2, 3 * u**2 * (1 - u), u**3], axis=1)
+    inner = np.einsum("uc,ncd->nud", basis, segments).reshape(-1, 2)
+    return np.concatenate([inner, segments[-1:, 3]])
+
+
+def ink(page: Page, spacing: float) -> list[list[list[Piece]]]:
+    """The ink of a page: for each line, for each of its strokes, its pieces in writing order.
+
+    A stroke is one piece, but for that in which the given points of a line end: it is cut there,
+    and both pieces lie on the one curve.
+
+    Args:
+        page: The page.
+        spacing: Points nearer than this to their neighbour are passed over, see `thin`.
+
+    Returns:
+        The pieces, as many lists as lines, of as many lists as strokes.
+    """
+    result = []
+    for line, given in zip(page.lines, page.given, strict=True):
+        pieces, left = [], given
+        for stroke in line:
+            pieces.append(_pieces(stroke, spacing, left))
+            left = max(0, left - len(stroke))
+        result.append(pieces)
+    return result
+
+
+def _pieces(stroke: np.ndarray, spacing: float, given: int) -> list[Piece]:
+    """A stroke as one piece, or as two where its first `given` points end inside it."""
+    kept = thin(stroke, spacing)
+    if len(kept) == 1:
+        return [Piece(np.tile(stroke[:1, None], (1, 4, 1)), kept, given > 0)]
+    curve = bezier(stroke[kept])
+    cut = max(0, int(np.searchsorted(kept, given - 1, side="right")) - 1)
+    parts = [(0, cut, True), (cut, len(curve), False)]
+    return [Piece(curve[a:b], kept[a : b + 1], which) for a, b, which in parts if a < b]
+
+
 def set_page(
     lines: Strokes | Sequence[Strokes],
     *,
     leading: float = 1.15,
     margin: float = 0.5,
+    columns: int | None = 1,
+    given: int | Sequence[int] | Int[np.ndarray, " L"] | None = None,
     function: str = "set_page",
 ) -> Page:
-    """Sets lines of handwriting one below the other, flush left, at their own size.
+    """Sets lines of handwriting one below the other, or drawings in a grid, at their own size.
 
-    A line's place is that of its middle (the median height of its points), so that a line with
-    tall ascenders does not sink; the distance is even, except where two lines would touch.
+    Lines are set flush left. A line's place is that of its middle (the median height of its
+    points), so that a line with tall ascenders does not sink; the distance is even, except where
+    two lines would touch. The cells of a grid are of one size, that of the widest and tallest
+    drawing, and each drawing stands in the middle of its cell.
 
     Args:
         lines: See `split_strokes`.
-        leading: Distance of two lines as a multiple of the usual height of a line.
-        margin: Margin on all four sides, as a multiple of the usual height of a line.
+        leading: Distance of two lines as a multiple of the usual height of a line. In a grid,
+            twice what is above 1 parts the cells, as a multiple of the usual size of a drawing.
+        margin: Margin on all four sides, as a multiple of the usual height of a line, or of the
+            usual size of a drawing.
+        columns: How many stand side by side: 1 for lines of writing, more for a grid of
+            drawings, row after row; None for what suits their shapes, see `suggest_columns`.
+        given: How many points of each line, from its start, were given and not made up: one
+            number, or one for each line.
         function: The name that errors speak in.
 
     Returns:
@@ -190,22 +276,79 @@ def set_page(
 
     Raises:
         ValueError: See `split_strokes`; or a `leading` or `margin` that is not a finite number
-            of at least zero.
+            of at least zero, `columns` less than 1, or `given` that does not fit the lines.
 
     >>> import numpy as np
     >>> line = Strokes(np.array([[0.0, 0], [8, 4]]), np.array([0.0, 1]), np.ones(2, bool))
     >>> set_page([line, line], leading=1.5, margin=0.25).size
     (10.0, 12.0)
+    >>> set_page([line] * 4, leading=1.5, margin=0.25, columns=2).size
+    (28.0, 20.0)
     """
     for name, value in (("leading", leading), ("margin", margin)):
         require(bool(np.isfinite(value) and value >= 0), function, name, value, "finite and >= 0")
     strokes = split_strokes(lines, function=function)
     points = [np.concatenate(line) for line in strokes]
-    left = [p[:, 0].min() for p in points]
+    low = np.array([p.min(axis=0) for p in points])
+    high = np.array([p.max(axis=0) for p in points])
+    if columns is None:
+        columns = suggest_columns(high - low)
+    whole = isinstance(columns, int | np.integer) and columns >= 1
+    require(whole, function, "columns", columns, "a whole number of at least 1, or None")
+    columns = min(int(columns), len(points))
+    if columns == 1:
+        shifts, size, line_height, usual = _set_lines(points, low, high, leading, margin)
+    else:
+        shifts, size, line_height, usual = _set_grid(low, high, leading, margin, columns)
+    placed = tuple(
+        tuple(stroke + shift for stroke in line)
+        for line, shift in zip(strokes, shifts, strict=True)
+    )
+    # The spread of a line about its own slope: unlike its height, steady against one long tail.
+    spread = float(np.median([_spread(p) for p in points])) or 0.25 * usual
+    counts = _given(given, [len(p) for p in points], function)
+    return Page(placed, size, line_height, 0.14 * spread, columns, counts)
+
+
+def suggest_columns(sizes: Float[np.ndarray, "L 2"]) -> int:
+    """How many drawings to set side by side so that they make a page one likes to look at.
+
+    Lines of writing, usually more than four times as wide as high, stand one below the other.
+    Of the rest, the grid is taken that is nearest to a page half as wide again as high, by the
+    logarithm of that ratio, plus two for a grid all of whose cells are empty.
+
+    Args:
+        sizes: Width and height of each drawing.
+
+    Returns:
+        The number of columns, at least 1.
+
+    >>> suggest_columns(np.array([[600.0, 40.0]] * 8)), suggest_columns(np.ones((12, 2)))
+    (1, 4)
+    """
+    count = len(sizes)
+    usual = np.median(sizes, axis=0)
+    if usual[0] > 4 * usual[1]:  # level lines too
+        return 1
+    across = np.arange(1, count + 1)
+    down = -(-count // across)
+    width, height = np.maximum(sizes.max(axis=0), 1e-3 * (sizes.max() or 1.0))
+    cost = np.abs(np.log(across * width / (1.5 * down * height)))
+    return int(across[np.argmin(cost + 2 * (1 - count / (across * down)))])
+
+
+_Setting: TypeAlias = tuple[list[np.ndarray], tuple[float, float], float, float]
+"""The shift of every drawing, the page's size, the distance of two rows, the usual size."""
+
+
+def _set_lines(
+    points: list[np.ndarray], low: np.ndarray, high: np.ndarray, leading: float, margin: float
+) -> _Setting:
+    """Lines one below the other, flush left."""
     middle = [np.median(p[:, 1]) for p in points]
-    above = [m - p[:, 1].min() for m, p in zip(middle, points, strict=True)]
-    below = [p[:, 1].max() - m for m, p in zip(middle, points, strict=True)]
-    width = max(float(np.ptp(p[:, 0])) for p in points)
+    above = [m - y for m, y in zip(middle, low[:, 1], strict=True)]
+    below = [y - m for m, y in zip(middle, high[:, 1], strict=True)]
+    width = float((high - low)[:, 0].max())
 
     height = float(np.median(np.add(above, below)))
     if height == 0:  # a dot, or a level line
@@ -213,15 +356,41 @@ def set_page(
     edge = margin * height
     touching = np.add(below[:-1], above[1:]) + 0.1 * height
     middles = above[0] + np.cumsum([0.0, *np.maximum(leading * height, touching)])
-
-    placed = tuple(
-        tuple(stroke + np.array([edge - x, edge + new - old]) for stroke in line)
-        for line, x, old, new in zip(strokes, left, middle, middles, strict=True)
-    )
+    shifts = [
+        np.array([edge - x, edge + new - old])
+        for x, old, new in zip(low[:, 0], middle, middles, strict=True)
+    ]
     size = (width + 2 * edge, float(middles[-1]) + below[-1] + 2 * edge)
-    # The spread of a line about its own slope: unlike its height, steady against one long tail.
-    spread = float(np.median([_spread(p) for p in points])) or 0.25 * height
-    return Page(placed, (float(size[0]), float(size[1])), leading * height, 0.14 * spread)
+    return shifts, (float(size[0]), float(size[1])), leading * height, height
+
+
+def _set_grid(
+    low: np.ndarray, high: np.ndarray, leading: float, margin: float, columns: int
+) -> _Setting:
+    """Drawings in the middle of equal cells, row after row."""
+    usual = float(np.median((high - low).max(axis=1))) or 1.0
+    cell = (high - low).max(axis=0)
+    pitch = cell + max(2 * (leading - 1), 0.1) * usual
+    rows, places = np.divmod(np.arange(len(low)), columns)
+    edge = margin * usual
+    centres = edge + cell / 2 + np.stack([places, rows], axis=1) * pitch
+    size = 2 * edge + cell + (np.array([columns, rows[-1] + 1]) - 1) * pitch
+    shifts = list(centres - (low + high) / 2)
+    return shifts, (float(size[0]), float(size[1])), float(pitch[1]), usual
+
+
+def _given(
+    given: int | Sequence[int] | np.ndarray | None, lengths: list[int], function: str
+) -> tuple[int, ...]:
+    """How many points of each line were given, as said."""
+    counts = np.asarray(0 if given is None else given)
+    fits = counts.shape in ((), (len(lengths),)) and np.issubdtype(counts.dtype, np.integer)
+    expected = f"a whole number, or one for each of the {len(lengths)} lines"
+    require(fits, function, "given", given, expected)
+    counts = np.broadcast_to(counts, (len(lengths),))
+    inside = bool((counts >= 0).all() and (counts <= lengths).all())
+    require(inside, function, "given", given, "from 0 to the number of points of each line")
+    return tuple(counts.tolist())
 
 
 def _spread(points: np.ndarray) -> float:
