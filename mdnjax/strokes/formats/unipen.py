@@ -343,7 +343,7 @@ def _labels(path: pathlib.Path, ink: _Ink, level: str, broken: _shared.Broken) -
         if label.level != level:
             continue
         for part in label.ranges:
-            spare -= min(part.last, count - 1) - part.first
+            spare -= max(0, min(part.last, count - 1) - part.first)
             if spare < 0:
                 raise StrokeFormatError(path, place, "components belong to two segments")
             named.update(range(part.first, min(part.last + 1, count)))
