@@ -54,7 +54,7 @@ class Broken:
 
     def nothing(self, path: pathlib.Path) -> StrokeFormatError:
         """The error where nothing at all could be read."""
-        reason = f"none of the {self.drawings} could be read"
+        reason = f"no {self.drawings.removesuffix('s')} could be read"
         first = f"; first: {self.errors[0]}" if self.errors else ""
         return StrokeFormatError(path, self.drawings, reason + first)
 
