@@ -1,5 +1,7 @@
 """Pen trajectories: structure, readers, transforms, batches, the stroke head, drawing."""
 
+from mdnjax.strokes.animation import Animation as Animation
+from mdnjax.strokes.augment import augment as augment
 from mdnjax.strokes.baselines import LinearBaseline as LinearBaseline
 from mdnjax.strokes.baselines import fit_autoregression as fit_autoregression
 from mdnjax.strokes.baselines import fit_static as fit_static
@@ -17,6 +19,10 @@ from mdnjax.strokes.formats import StrokeFormatError as StrokeFormatError
 from mdnjax.strokes.formats import read as read
 from mdnjax.strokes.formats import read_iam as read_iam
 from mdnjax.strokes.formats import read_npz as read_npz
+from mdnjax.strokes.formats import read_quickdraw as read_quickdraw
+from mdnjax.strokes.formats import read_stroke3 as read_stroke3
+from mdnjax.strokes.formats import read_svg as read_svg
+from mdnjax.strokes.formats import read_unipen as read_unipen
 from mdnjax.strokes.formats import recognise as recognise
 from mdnjax.strokes.formats import write_npz as write_npz
 from mdnjax.strokes.generate import generate as generate
@@ -29,6 +35,10 @@ from mdnjax.strokes.likelihood import dequantize_corpus as dequantize_corpus
 from mdnjax.strokes.likelihood import evaluate as evaluate
 from mdnjax.strokes.likelihood import stroke_parts as stroke_parts
 from mdnjax.strokes.normalize import Normalizer as Normalizer
+from mdnjax.strokes.resample import resample_arc_length as resample_arc_length
+from mdnjax.strokes.resample import resample_count as resample_count
+from mdnjax.strokes.resample import resample_rate as resample_rate
+from mdnjax.strokes.simplify import simplify as simplify
 from mdnjax.strokes.splits import split_by as split_by
 from mdnjax.strokes.streams import StreamBatch as StreamBatch
 from mdnjax.strokes.streams import Streams as Streams
@@ -41,6 +51,7 @@ from mdnjax.strokes.transforms import to_positions as to_positions
 
 __all__ = [
     "FORMATS",
+    "Animation",
     "CleaningReport",
     "Corpus",
     "Format",
@@ -54,6 +65,7 @@ __all__ = [
     "SvgOptions",
     "WholeLines",
     "Windows",
+    "augment",
     "bucket_lengths",
     "clean",
     "convolve",
@@ -69,7 +81,15 @@ __all__ = [
     "read",
     "read_iam",
     "read_npz",
+    "read_quickdraw",
+    "read_stroke3",
+    "read_svg",
+    "read_unipen",
     "recognise",
+    "resample_arc_length",
+    "resample_count",
+    "resample_rate",
+    "simplify",
     "split_by",
     "stroke_head",
     "stroke_parts",
