@@ -11,10 +11,14 @@ from typing import NamedTuple
 
 from mdnjax._checks import require
 from mdnjax.strokes.corpus import Corpus
-from mdnjax.strokes.formats import iam, npz
+from mdnjax.strokes.formats import iam, npz, quickdraw, stroke3, svg, unipen
 from mdnjax.strokes.formats.errors import StrokeFormatError
 from mdnjax.strokes.formats.iam import read_iam
 from mdnjax.strokes.formats.npz import read_npz, write_npz
+from mdnjax.strokes.formats.quickdraw import read_quickdraw
+from mdnjax.strokes.formats.stroke3 import read_stroke3
+from mdnjax.strokes.formats.svg import read_svg
+from mdnjax.strokes.formats.unipen import read_unipen
 
 __all__ = [
     "FORMATS",
@@ -23,6 +27,10 @@ __all__ = [
     "read",
     "read_iam",
     "read_npz",
+    "read_quickdraw",
+    "read_stroke3",
+    "read_svg",
+    "read_unipen",
     "recognise",
     "write_npz",
 ]
@@ -58,6 +66,30 @@ FORMATS: tuple[Format, ...] = (
         "a NumPy archive (.npz), flat or from write_npz",
         npz.recognises,
         lambda path, _: read_npz(path),
+    ),
+    Format(
+        "stroke-3",
+        "sketch-rnn's drawings (.npz with train, valid, test, or .npy)",
+        stroke3.recognises,
+        lambda path, _: read_stroke3(path),
+    ),
+    Format(
+        "quickdraw",
+        "drawings of Quick, Draw! (.ndjson, raw or simplified), or a folder of them",
+        quickdraw.recognises,
+        lambda path, strict: read_quickdraw(path, strict=strict),
+    ),
+    Format(
+        "unipen",
+        "UNIPEN text (UJI pen characters, pen digits), or a folder of it",
+        unipen.recognises,
+        lambda path, strict: read_unipen(path, strict=strict),
+    ),
+    Format(
+        "svg",
+        "an SVG picture of pen strokes, or a folder of them",
+        svg.recognises,
+        lambda path, strict: read_svg(path, strict=strict),
     ),
 )
 """Every format that `read` understands."""

@@ -7,7 +7,8 @@
 
 A line is called form-number, and its words are that line of the form's transcription which has
 its number, blank lines not counted. Positions are integers, counts of the whiteboard's sensor,
-about a hundred a second. Nothing is cleaned here: what the sensor reported is what comes back.
+about a hundred a second; a point's `time` is in seconds, to a hundredth. Nothing is cleaned here:
+what the sensor reported is what comes back.
 
 References:
     M. Liwicki and H. Bunke, "IAM-OnDB: an on-line English sentence database acquired from
@@ -17,13 +18,13 @@ References:
 import os
 import pathlib
 import re
-import warnings
 from typing import NamedTuple, NoReturn
 from xml.parsers import expat
 
 import numpy as np
 
 from mdnjax.strokes.corpus import Corpus
+from mdnjax.strokes.formats import _shared
 from mdnjax.strokes.formats.errors import StrokeFormatError
 
 _STROKES = "lineStrokes"
@@ -32,9 +33,7 @@ _FORM_ID = re.compile(r"[a-z][0-9]+-[0-9]+[a-z]?")
 _WRITER_ID = re.compile(r"[0-9]+")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?").fullmatch
 
-# Steps between smaller coordinates are below 2^24, where float32 still holds every integer. The
-# board's own coordinates stay below 10^4.
-_COORDINATE_LIMIT = 2.0**23
+_TIME_LIMIT = 2.0**33  # float64 keeps microseconds below; as seconds, some 270 years
 
 _ROOT = "WhiteboardCaptureSession"
 # The only element that may stand inside each of these; damage to one letter of a tag must not
@@ -73,7 +72,7 @@ def read_iam(
 
     Returns:
         The corpus in device units. A writer is "" where the files do not name one, and `writers`
-        is None where they name none at all.
+        is None where they name none at all. There are `times` if every line has them.
 
     Raises:
         StrokeFormatError: A folder is missing or ambiguous, the split list is no such list, no
@@ -81,7 +80,8 @@ def read_iam(
         OSError: The split list cannot be opened.
 
     Warns:
-        UserWarning: Files were broken, or forms of the split list are not there.
+        UserWarning: Files were broken, forms of the split list are not there, or only some lines
+            have times, so that none are kept.
     """
     path = pathlib.Path(path)
     strokes = _only(path, _stroke_folders(path))
@@ -89,7 +89,7 @@ def read_iam(
     ascii_folder = _unpacked(home, "ascii")
     if ascii_folder is None:
         raise StrokeFormatError(home, "ascii", "no such folder; it holds the transcriptions")
-    broken = _Broken(strict)
+    broken = _shared.Broken("read_iam", strict)
     forms = _find_lines(strokes, broken)
     if split is not None:
         forms = _select(forms, pathlib.Path(split), broken)
@@ -99,29 +99,30 @@ def read_iam(
         try:
             words = _read_words(ascii_folder / form.folder / f"{form.name}.txt", form)
         except StrokeFormatError as error:
-            broken.add(error, lines=len(form.files))
+            broken.add(error, skipped=len(form.files))
             continue
         for number, file in form.files.items():
             try:
-                xy, pen_up = _read_strokes(file)
+                xy, pen_up, times = _read_strokes(file)
             except StrokeFormatError as error:
-                broken.add(error, lines=1)
+                broken.add(error, skipped=1)
             else:
-                lines.append(_Line(form.name, file.stem, words[number - 1], xy, pen_up))
+                lines.append(_Line(form.name, file, words[number - 1], xy, pen_up, times))
     if not lines:
-        reason = "no line could be read" + (f"; first: {broken.errors[0]}" if broken.errors else "")
-        raise StrokeFormatError(strokes, "*/*/*.xml", reason)
+        raise broken.nothing(strokes)
 
     writer_of = _read_writers(home, forms, broken)
     writers = [writer_of.get(line.form, "") for line in lines]
+    times = _gathered_times(lines, broken)
     broken.warn(path, len(lines))
     return Corpus.from_positions(
         np.concatenate([line.xy for line in lines]),
         np.concatenate([line.pen_up for line in lines]),
         [len(line.xy) for line in lines],
-        [line.id for line in lines],
+        [line.file.stem for line in lines],
         [line.text for line in lines],
         writers=writers if any(writers) else None,
+        times=times,
     )
 
 
@@ -135,37 +136,11 @@ class _Form(NamedTuple):
 
 class _Line(NamedTuple):
     form: str
-    id: str
+    file: pathlib.Path
     text: str
     xy: np.ndarray
     pen_up: np.ndarray
-
-
-class _Broken:
-    """Gathers what is broken for one warning; if strict, raises it at once instead."""
-
-    def __init__(self, strict: bool):
-        self.strict = strict
-        self.errors: list[StrokeFormatError] = []
-        self.lines = 0
-
-    def add(self, error: StrokeFormatError, *, lines: int) -> None:
-        if self.strict:
-            raise error
-        self.errors.append(error)
-        self.lines += lines
-
-    def warn(self, path: pathlib.Path, read: int) -> None:
-        if not self.errors:
-            return
-        listed = "".join(f"\n  {error}" for error in self.errors[:_LISTED])
-        rest = len(self.errors) - _LISTED
-        more = f"\n  and {rest} more" if rest > 0 else ""
-        warnings.warn(
-            f"read_iam: {len(self.errors)} things in {path} are broken or missing (lines skipped: "
-            f"{self.lines}, read: {read}):{listed}{more}",
-            stacklevel=3,
-        )
+    times: np.ndarray
 
 
 def _stroke_folders(path: pathlib.Path) -> list[pathlib.Path]:
@@ -196,7 +171,7 @@ def _only(path: pathlib.Path, folders: list[pathlib.Path]) -> pathlib.Path:
     raise StrokeFormatError(path, _STROKES, f"expected one such folder, found {got}")
 
 
-def _find_lines(strokes: pathlib.Path, broken: _Broken) -> list[_Form]:
+def _find_lines(strokes: pathlib.Path, broken: _shared.Broken) -> list[_Form]:
     """The forms in the order of their names, and their stroke files in the order of theirs."""
     forms: dict[str, _Form] = {}
     for file in sorted(strokes.glob("*/*/*.xml")):
@@ -204,17 +179,17 @@ def _find_lines(strokes: pathlib.Path, broken: _Broken) -> list[_Form]:
             continue  # not the database's: what some file managers leave behind
         match = _LINE_ID.fullmatch(file.stem)
         if match is None:
-            broken.add(StrokeFormatError(file, "name", "expected form-number.xml"), lines=1)
+            broken.add(StrokeFormatError(file, "name", "expected form-number.xml"), skipped=1)
             continue
         name, number, folder = match[1], int(match[2]), file.parent.relative_to(strokes)
         files = forms.setdefault(name, _Form(name, folder, {})).files
         if files.setdefault(number, file) != file:
             reason = f"line {number} of the form again, after {files[number]}"
-            broken.add(StrokeFormatError(file, "name", reason), lines=1)
+            broken.add(StrokeFormatError(file, "name", reason), skipped=1)
     return list(forms.values())
 
 
-def _select(forms: list[_Form], split: pathlib.Path, broken: _Broken) -> list[_Form]:
+def _select(forms: list[_Form], split: pathlib.Path, broken: _shared.Broken) -> list[_Form]:
     """The forms that the split list names."""
     wanted: set[str] = set()
     for number, line in enumerate(split.read_text(encoding="latin-1").splitlines(), start=1):
@@ -229,7 +204,7 @@ def _select(forms: list[_Form], split: pathlib.Path, broken: _Broken) -> list[_F
     if absent:
         listed = ", ".join(absent[:_LISTED]) + (", ..." if len(absent) > _LISTED else "")
         reason = f"{len(absent)} of {len(wanted)} forms are not in the database here: {listed}"
-        broken.add(StrokeFormatError(split, "forms", reason), lines=0)
+        broken.add(StrokeFormatError(split, "forms", reason), skipped=0)
     return chosen
 
 
@@ -270,8 +245,8 @@ def _content(path: pathlib.Path) -> bytes:
         raise StrokeFormatError(path, "file", f"cannot be read ({error.strerror})") from error
 
 
-def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """One line's positions `[T, 2]` and pen-up flags `[T]`.
+def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One line's positions `[T, 2]`, pen-up flags `[T]`, and times `[T]`, NaN where there is none.
 
     Every element between the root and a point is checked for what it stands in, and no other text
     is let pass between them. A stroke without points leaves no trace.
@@ -279,21 +254,22 @@ def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     parser = _parser(path)
     inside: list[str | None] = [None]
     coordinates: list[float] = []
+    times: list[float] = []
     sizes: list[int] = []
 
     def fail(reason: str) -> NoReturn:
         stroke = f" (stroke {len(sizes)}, point {sizes[-1] + 1})" if sizes else ""
         raise StrokeFormatError(path, _place(parser) + stroke, reason)
 
-    def coordinate(attributes: dict[str, str], name: str) -> float:
+    def number(attributes: dict[str, str], name: str, limit: float) -> float:
         text = attributes.get(name)
         if text is None:
             fail(f"the point has no {name}; it has {', '.join(attributes) or 'nothing'}")
         if _NUMBER(text) is None:
             fail(f"{name} is {text[:40]!r}, expected a decimal number")
         value = float(text)
-        if not -_COORDINATE_LIMIT < value < _COORDINATE_LIMIT:
-            fail(f"{name} is {text[:40]}, expected less than {_COORDINATE_LIMIT:.0f} in size")
+        if not -limit < value < limit:
+            fail(f"{name} is {text[:40]}, expected less than {limit:.0f} in size")
         return value
 
     def start(name: str, attributes: dict[str, str]) -> None:
@@ -304,8 +280,10 @@ def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         if name == "Stroke":
             sizes.append(0)
         elif parent == "Stroke":
-            coordinates.append(coordinate(attributes, "x"))
-            coordinates.append(coordinate(attributes, "y"))
+            coordinates.append(number(attributes, "x", _shared.COORDINATE_LIMIT))
+            coordinates.append(number(attributes, "y", _shared.COORDINATE_LIMIT))
+            timed = "time" in attributes
+            times.append(number(attributes, "time", _TIME_LIMIT) if timed else np.nan)
             sizes[-1] += 1
 
     def end(_: str) -> None:
@@ -325,17 +303,31 @@ def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     xy = np.array(coordinates).reshape(-1, 2)
     pen_up = np.zeros(len(xy), bool)
     pen_up[np.cumsum([size for size in sizes if size]) - 1] = True
-    return xy, pen_up
+    return xy, pen_up, np.array(times)
 
 
-def _read_writers(home: pathlib.Path, forms: list[_Form], broken: _Broken) -> dict[str, str]:
+def _gathered_times(lines: list[_Line], broken: _shared.Broken) -> np.ndarray | None:
+    """Seconds since each line's first point, or None where one line does not have them."""
+    if all(np.isnan(line.times).all() for line in lines):
+        return None
+    without = [
+        line for line in lines if np.isnan(line.times).any() or (np.diff(line.times) < 0).any()
+    ]
+    if without:
+        reason = f"missing or falling in {len(without)} of {len(lines)} lines: no times are kept"
+        broken.add(StrokeFormatError(without[0].file, "time", reason), skipped=0)
+        return None
+    return np.concatenate([line.times - line.times[0] for line in lines])
+
+
+def _read_writers(home: pathlib.Path, forms: list[_Form], broken: _shared.Broken) -> dict[str, str]:
     """Who wrote each form: from `forms.txt` if there is one, else from the whole forms' headers."""
     for listing in (home / "forms.txt", home / "data" / "forms.txt"):
         if listing.is_file():
             try:
                 return _read_forms_txt(listing)
             except StrokeFormatError as error:
-                broken.add(error, lines=0)
+                broken.add(error, skipped=0)
     writers: dict[str, str] = {}
     for archive in ("", "original-xml-all", "original-xml-part"):
         for form in forms:
@@ -346,7 +338,7 @@ def _read_writers(home: pathlib.Path, forms: list[_Form], broken: _Broken) -> di
             try:
                 writer = _read_header(file)
             except StrokeFormatError as error:
-                broken.add(error, lines=0)
+                broken.add(error, skipped=0)
             else:
                 if writer:
                     writers[form.name] = writer

@@ -19,18 +19,17 @@ checksums are always verified.
 import io
 import os
 import pathlib
-import zipfile
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from mdnjax._files import write_whole
 from mdnjax.strokes.corpus import Corpus
+from mdnjax.strokes.formats import _archive, stroke3
 from mdnjax.strokes.formats.errors import StrokeFormatError
 
 _FORMAT = "mdnjax-strokes"
 _VERSION = 2
-_MAGIC = b"PK\x03\x04"
 _Layout: TypeAlias = dict[str, tuple[tuple[str, str], tuple[str | int, ...]]]
 
 # What a key must hold: its kinds of dtype, in NumPy's letters and in words, and its shape, in
@@ -60,11 +59,8 @@ _BOOLEAN = ("b", "a boolean")
 
 
 def recognises(path: pathlib.Path) -> bool:
-    """Whether the file begins as a zip archive does."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+    """Whether it is a zip archive, and not one of drawings in stroke-3."""
+    return _archive.is_archive(path) and not stroke3.recognises(path)
 
 
 def read_npz(path: str | os.PathLike[str]) -> Corpus:
@@ -83,20 +79,20 @@ def read_npz(path: str | os.PathLike[str]) -> Corpus:
         OSError: The file cannot be opened.
     """
     path = pathlib.Path(path)
-    arrays = _arrays(path, path.read_bytes())
-    if "format" in arrays:
-        header = _checked(path, arrays, _HEADER)
+    members = _archive.read_members(path)
+    if "format" in members:
+        header = _checked(path, members, _HEADER)
         got, version = header["format"].item(), header["version"].item()
         if got != _FORMAT:
             raise StrokeFormatError(path, "format", f"got {got!r}, expected {_FORMAT!r}")
         if not 1 <= version <= _VERSION:
             reason = f"got {version}, this release of mdnjax reads versions 1 to {_VERSION}"
             raise StrokeFormatError(path, "version", reason)
-        data: dict[str, Any] = _checked(path, arrays, _own_layout(path, arrays, version))
+        data: dict[str, Any] = _checked(path, members, _own_layout(path, members, version))
         data |= {key: data[key].item() for key in ("unit", "resolution") if key in data}
         build, points = Corpus.from_offsets, data.pop("offsets")
     else:
-        data = _checked(path, arrays, _FLAT)
+        data = _checked(path, members, _FLAT)
         build, points = Corpus.from_positions, data.pop("xy")
     try:
         return build(points, **data)
@@ -139,49 +135,29 @@ def write_npz(path: str | os.PathLike[str], corpus: Corpus) -> None:
     write_whole(pathlib.Path(path), content.getvalue())
 
 
-def _arrays(path: pathlib.Path, content: bytes) -> dict[str, np.ndarray]:
-    """Every array of the archive by its key."""
-    arrays = {}
-    place = "archive"
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for name in archive.namelist():
-                key = place = name.removesuffix(".npy")
-                # `np.load` stops where the array's header says, which may be before the checksum.
-                member = io.BytesIO(archive.read(name))
-                arrays[key] = np.lib.format.read_array(member, allow_pickle=False)
-                if arrays[key].dtype.kind == "U":
-                    arrays[key].tolist()  # raises where a code point is beyond Unicode
-    # On damaged bytes zipfile, its decompressors and NumPy raise some ten unrelated kinds.
-    except Exception as error:
-        reason = f"not an archive of plain arrays, or damaged ({type(error).__name__}: {error})"
-        raise StrokeFormatError(path, place, reason) from error
-    return arrays
-
-
-def _own_layout(path: pathlib.Path, arrays: dict[str, np.ndarray], version: int) -> _Layout:
+def _own_layout(path: pathlib.Path, members: dict[str, bytes], version: int) -> _Layout:
     """What an archive of our own must hold: the optional arrays are those it says it has."""
     layout = dict(_OWN)
     for number in range(1, version + 1):
         layout |= _ALWAYS[number]
-        said = _checked(path, arrays, {f"has_{key}": (_BOOLEAN, ()) for key in _OPTIONAL[number]})
+        said = _checked(path, members, {f"has_{key}": (_BOOLEAN, ()) for key in _OPTIONAL[number]})
         layout |= {key: rule for key, rule in _OPTIONAL[number].items() if said[f"has_{key}"]}
     return layout
 
 
 def _checked(
     path: pathlib.Path,
-    arrays: dict[str, np.ndarray],
+    members: dict[str, bytes],
     layout: _Layout,
 ) -> dict[str, np.ndarray]:
     """The keys of a layout, in the machine's own byte order; anything else is left out."""
     sizes: dict[str | int, int] = {}
     data = {}
     for key, ((kinds, words), shape) in layout.items():
-        if key not in arrays:
-            reason = f"no such key; got {sorted(arrays)}, expected {list(layout)}"
+        if key not in members:
+            reason = f"no such key; got {sorted(members)}, expected {list(layout)}"
             raise StrokeFormatError(path, key, reason)
-        array = arrays[key]
+        array = _archive.read_array(path, key, members[key])
         fits = array.dtype.kind in kinds and array.ndim == len(shape)
         for axis, size in zip(shape, array.shape, strict=False):
             fits = fits and size == (
