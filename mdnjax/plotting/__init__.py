@@ -4,6 +4,7 @@ Matplotlib is imported when a picture is made, never before, and its global stat
 figures come from no `pyplot`, and settings change only while we draw. `save` writes a figure.
 """
 
+from mdnjax.plotting.animation import write_gif
 from mdnjax.plotting.density import density_map, offset_density
 from mdnjax.plotting.strokes import page, plot_strokes
 from mdnjax.plotting.style import house_style, save
@@ -17,4 +18,5 @@ __all__ = [
     "page",
     "plot_strokes",
     "save",
+    "write_gif",
 ]

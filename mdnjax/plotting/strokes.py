@@ -1,5 +1,6 @@
 """Handwriting as ink on paper."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from mdnjax._checks import require
 from mdnjax.plotting import style
-from mdnjax.strokes.curves import Page, bezier, set_page, thin
+from mdnjax.strokes.animation import usual_step
+from mdnjax.strokes.curves import Page, Piece, flatten, ink, set_page
 from mdnjax.strokes.structure import Strokes
 
 if TYPE_CHECKING:
@@ -30,8 +32,11 @@ def plot_strokes(
     flow: bool = True,
     leading: float = 1.15,
     margin: float = 0.5,
+    columns: int | None = 1,
+    given: int | Sequence[int] | np.ndarray | None = None,
+    given_color: str = style.ORANGE,
 ) -> "matplotlib.axes.Axes":
-    """Draws lines of handwriting into axes, one below the other.
+    """Draws lines of handwriting into axes, one below the other, or drawings in a grid.
 
     The axes get the units of the data, equal in both directions, y down, and show neither
     frame nor ticks. The pen's width is set for the axes' size at this moment.
@@ -43,8 +48,15 @@ def plot_strokes(
         pen_width: Width of the pen in the units of the data; by default one that suits the size
             of the writing.
         flow: Whether a quick pen leaves a thinner line; else the width is even.
-        leading: Distance of two lines as a multiple of their usual height.
-        margin: Margin on all sides as a multiple of a line's usual height.
+        leading: Distance of two lines as a multiple of their usual height. In a grid, twice what
+            is above 1 parts the cells, as a multiple of a drawing's usual size.
+        margin: Margin on all sides as a multiple of a line's usual height, or of a drawing's
+            usual size.
+        columns: How many stand side by side: 1 for lines of writing, more for a grid of equal
+            cells with a drawing in the middle of each, None for what suits their shapes.
+        given: How many points of each line, from its start, were given and not made up, as
+            `strokes.continue_lines` says: one number, or one for each line.
+        given_color: Colour of their ink.
 
     Returns:
         The axes.
@@ -54,14 +66,21 @@ def plot_strokes(
         ValueError: No lines, a line without points, wrong shapes, a coordinate that is not
             finite, or an option out of range.
     """
-    sheet = set_page(lines, leading=leading, margin=margin, function="plot_strokes")
-    pen = _pen_width(sheet, pen_width, "plot_strokes")
+    sheet = set_page(
+        lines,
+        leading=leading,
+        margin=margin,
+        columns=columns,
+        given=given,
+        function="plot_strokes",
+    )
+    pen = checked_pen(sheet, pen_width, "plot_strokes")
     with style.house_style():
         if ax is None:
-            ax = _full_axes(sheet.size, 8.0)
+            ax = full_axes(sheet.size, 8.0)
         else:
             _lay_paper(ax, sheet.size)
-        draw_ink(ax, sheet, color=color, pen_width=pen, flow=flow)
+        draw_ink(ax, sheet, color=color, given_color=given_color, pen_width=pen, flow=flow)
     return ax
 
 
@@ -76,6 +95,9 @@ def page(
     flow: bool = True,
     leading: float = 1.15,
     margin: float = 0.5,
+    columns: int | None = 1,
+    given: int | Sequence[int] | np.ndarray | None = None,
+    given_color: str = style.ORANGE,
 ) -> "matplotlib.figure.Figure":
     """A page of handwriting: a figure that is all paper.
 
@@ -88,8 +110,15 @@ def page(
         pen_width: Width of the pen in the units of the data; by default one that suits the size
             of the writing.
         flow: Whether a quick pen leaves a thinner line; else the width is even.
-        leading: Distance of two lines as a multiple of their usual height.
-        margin: Margin on all sides as a multiple of a line's usual height.
+        leading: Distance of two lines as a multiple of their usual height. In a grid, twice what
+            is above 1 parts the cells, as a multiple of a drawing's usual size.
+        margin: Margin on all sides as a multiple of a line's usual height, or of a drawing's
+            usual size.
+        columns: How many stand side by side: 1 for lines of writing, more for a grid of equal
+            cells with a drawing in the middle of each, None for what suits their shapes.
+        given: How many points of each line, from its start, were given and not made up, as
+            `strokes.continue_lines` says: one number, or one for each line.
+        given_color: Colour of their ink.
 
     Returns:
         The figure; `save(figure, path)` writes it.
@@ -98,20 +127,23 @@ def page(
         ImportError: Matplotlib is not installed.
         ValueError: See `plot_strokes`; or as many labels as there are not lines.
     """
-    sheet = set_page(lines, leading=leading, margin=margin, function="page")
-    pen = _pen_width(sheet, pen_width, "page")
+    sheet = set_page(
+        lines, leading=leading, margin=margin, columns=columns, given=given, function="page"
+    )
+    pen = checked_pen(sheet, pen_width, "page")
     gutter = 0.0
     if labels is not None:
         expected = f"one for each of the {len(sheet.lines)} lines"
         require(len(labels) == len(sheet.lines), "page", "labels", len(labels), expected)
+        require(sheet.columns == 1, "page", "labels", f"{sheet.columns} columns", "None in a grid")
         gutter = 0.15 + max(len(label) for label in labels) * _LABEL_SIZE * 0.62 / 72
     require(width > gutter, "page", "width", width, f"wider than the labels, {gutter:.2f} inches")
     with style.house_style():
-        ax = _full_axes(sheet.size, width, gutter)
+        ax = full_axes(sheet.size, width, gutter)
         figure = ax.get_figure(root=True)
         assert figure is not None
         figure.set_facecolor(paper)
-        draw_ink(ax, sheet, color=color, pen_width=pen, flow=flow)
+        draw_ink(ax, sheet, color=color, given_color=given_color, pen_width=pen, flow=flow)
         for label, line in zip(labels or (), sheet.lines, strict=bool(labels)):
             middle = float(np.median(np.concatenate(line)[:, 1]))
             figure.text(
@@ -130,6 +162,7 @@ def draw_ink(
     sheet: Page,
     *,
     color: str = style.INK,
+    given_color: str = style.ORANGE,
     pen_width: float | None = None,
     flow: bool = True,
 ) -> None:
@@ -139,6 +172,7 @@ def draw_ink(
         ax: Axes in the units of the page.
         sheet: The page.
         color: Colour of the ink.
+        given_color: Colour of the ink of the points that were given.
         pen_width: Width of the pen in the units of the page; by default the page's own.
         flow: Whether a quick pen leaves a thinner line; else the width is even.
     """
@@ -152,43 +186,55 @@ def draw_ink(
     low, high = ax.get_xlim()
     points_a_unit = 72 * inches / abs(high - low)
 
-    strokes = [stroke for line in sheet.lines for stroke in line]
-    usual = _usual_step(strokes)
     runs: list[np.ndarray] = []
     widths: list[float] = []
-    for stroke in strokes:
-        kept = thin(stroke, pen / 8)
-        points = stroke[kept]
-        if len(points) == 1:
+    colors: list[str] = []
+    for piece, levels in itertools.chain(*pen_widths(sheet, pen, flow=flow)):
+        curve = flatten(piece.curve, _PIECES)
+        if len(piece.points) == 1:
             # Round caps make it a dot; without any length, Agg would leave it out.
-            runs.append(points + np.array([[0.0, 0.0], [0.02 * pen, 0.0]]))
-            widths.append(float(_WIDTHS[0]))
-            continue
-        curve = _sample(bezier(points))
-        levels = np.zeros(len(points) - 1, dtype=int)
-        if flow:
-            speed = _speed(stroke)[kept] / usual
-            ease = np.clip((0.5 * (speed[:-1] + speed[1:]) - 0.5) / 1.5, 0, 1)
-            levels = np.rint(ease * (len(_WIDTHS) - 1)).astype(int)
+            curve = curve[:1] + np.array([[0.0, 0.0], [0.02 * pen, 0.0]])
         cuts = np.flatnonzero(np.diff(levels)) + 1
         for first, last in zip([0, *cuts], [*cuts, len(levels)], strict=True):
             runs.append(curve[first * _PIECES : last * _PIECES + 1])
-            widths.append(float(_WIDTHS[levels[first]]) if flow else 1.0)
-    ink = LineCollection(
+            widths.append(float(levels[first]))
+            colors.append(given_color if piece.given else color)
+    drawn = LineCollection(
         runs,
-        colors=color,
+        colors=colors,
         linewidths=[w * pen * points_a_unit for w in widths],
         capstyle="round",
         joinstyle="round",
     )
-    ax.add_collection(ink, autolim=False)
+    ax.add_collection(drawn, autolim=False)
 
 
-def _usual_step(strokes: Sequence[np.ndarray]) -> float:
-    """Median distance of neighbouring points, those that stand still left out; 1 if all do."""
-    steps = np.concatenate([np.hypot(*np.diff(s, axis=0).T) for s in strokes])
-    steps = steps[steps > 0]
-    return float(np.median(steps)) if len(steps) else 1.0
+def pen_widths(sheet: Page, pen: float, *, flow: bool) -> list[list[tuple[Piece, np.ndarray]]]:
+    """The ink of a page, and how wide a line the pen leaves along it.
+
+    Args:
+        sheet: The page.
+        pen: Width of the pen in the units of the page.
+        flow: Whether a quick pen leaves a thinner line.
+
+    Returns:
+        For each line its pieces in writing order, each with the width along each of its Béziers
+        as a multiple of `pen`.
+    """
+    usual = usual_step([stroke for line in sheet.lines for stroke in line])
+    result: list[list[tuple[Piece, np.ndarray]]] = []
+    for line, pieces in zip(sheet.lines, ink(sheet, pen / 8), strict=True):
+        result.append([])
+        for piece in pieces:
+            widths = np.ones(len(piece.curve))
+            if len(piece.points) == 1:
+                widths[:] = _WIDTHS[0]
+            elif flow:
+                speed = _speed(line[piece.stroke])[piece.points] / usual
+                ease = np.clip((0.5 * (speed[:-1] + speed[1:]) - 0.5) / 1.5, 0, 1)
+                widths = _WIDTHS[np.rint(ease * (len(_WIDTHS) - 1)).astype(int)]
+            result[-1].append((piece, widths))
+    return result
 
 
 def _speed(stroke: np.ndarray) -> np.ndarray:
@@ -198,22 +244,14 @@ def _speed(stroke: np.ndarray) -> np.ndarray:
     return np.convolve(steps, np.ones(6) / 6, mode="valid")
 
 
-def _sample(segments: np.ndarray) -> np.ndarray:
-    """Points along Béziers `[n, 4, 2]`, `_PIECES` a segment and the end: `[n _PIECES + 1, 2]`."""
-    u = np.arange(_PIECES)[:, None] / _PIECES
-    basis = np.concatenate([(1 - u) ** 3, 3 * u * (1 - u) ** 2, 3 * u**2 * (1 - u), u**3], axis=1)
-    inner = np.einsum("uc,ncd->nud", basis, segments).reshape(-1, 2)
-    return np.concatenate([inner, segments[-1:, 3]])
-
-
-def _pen_width(sheet: Page, given: float | None, function: str) -> float:
+def checked_pen(sheet: Page, given: float | None, function: str) -> float:
     """The pen's width: as given, if it is a width, else the page's own."""
     pen = sheet.pen_width if given is None else given
     require(bool(np.isfinite(pen) and pen > 0), function, "pen_width", pen, "positive")
     return pen
 
 
-def _full_axes(
+def full_axes(
     size: tuple[float, float], width: float, gutter: float = 0.0
 ) -> "matplotlib.axes.Axes":
     """Axes without frame that fill a new figure but for a gutter at the left, all in inches."""

@@ -44,12 +44,14 @@ class Piece:
     """Ink of one colour that is drawn in one movement: a stroke, or a part of one.
 
     Attributes:
+        stroke: Of which stroke of its line it is, as an index.
         curve: Its Béziers `[m, 4, 2]`; if the pen only touched the paper, one without length.
         points: The indices `[m + 1]`, among the points of its stroke, of those it passes through;
             one index for a touch.
         given: Whether it was given, or made up.
     """
 
+    stroke: int
     curve: np.ndarray
     points: np.ndarray
     given: bool
@@ -209,8 +211,8 @@ def flatten(segments: Float[np.ndarray, "n 4 2"], pieces: int) -> Float[np.ndarr
     return np.concatenate([inner, segments[-1:, 3]])
 
 
-def ink(page: Page, spacing: float) -> list[list[list[Piece]]]:
-    """The ink of a page: for each line, for each of its strokes, its pieces in writing order.
+def ink(page: Page, spacing: float) -> list[list[Piece]]:
+    """The ink of a page: for each line its pieces in writing order.
 
     A stroke is one piece, but for that in which the given points of a line end: it is cut there,
     and both pieces lie on the one curve.
@@ -220,27 +222,25 @@ def ink(page: Page, spacing: float) -> list[list[list[Piece]]]:
         spacing: Points nearer than this to their neighbour are passed over, see `thin`.
 
     Returns:
-        The pieces, as many lists as lines, of as many lists as strokes.
+        As many lists as lines.
     """
-    result = []
+    result: list[list[Piece]] = []
     for line, given in zip(page.lines, page.given, strict=True):
         pieces, left = [], given
-        for stroke in line:
-            pieces.append(_pieces(stroke, spacing, left))
+        for index, stroke in enumerate(line):
+            kept = thin(stroke, spacing)
+            if len(kept) == 1:
+                touch = np.tile(stroke[:1, None], (1, 4, 1))
+                pieces.append(Piece(index, touch, kept, left > 0))
+            else:
+                curve = bezier(stroke[kept])
+                cut = max(0, int(np.searchsorted(kept, left - 1, side="right")) - 1)
+                for a, b, which in ((0, cut, True), (cut, len(curve), False)):
+                    if a < b:
+                        pieces.append(Piece(index, curve[a:b], kept[a : b + 1], which))
             left = max(0, left - len(stroke))
         result.append(pieces)
     return result
-
-
-def _pieces(stroke: np.ndarray, spacing: float, given: int) -> list[Piece]:
-    """A stroke as one piece, or as two where its first `given` points end inside it."""
-    kept = thin(stroke, spacing)
-    if len(kept) == 1:
-        return [Piece(np.tile(stroke[:1, None], (1, 4, 1)), kept, given > 0)]
-    curve = bezier(stroke[kept])
-    cut = max(0, int(np.searchsorted(kept, given - 1, side="right")) - 1)
-    parts = [(0, cut, True), (cut, len(curve), False)]
-    return [Piece(curve[a:b], kept[a : b + 1], which) for a, b, which in parts if a < b]
 
 
 def set_page(

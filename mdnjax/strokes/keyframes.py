@@ -46,7 +46,7 @@ class Motion(NamedTuple):
 
 def set_in_motion(
     page: Page,
-    ink: Sequence[Sequence[Sequence[Piece]]],
+    ink: Sequence[Sequence[Piece]],
     animation: Animation,
     *,
     pen: float,
@@ -72,14 +72,13 @@ def set_in_motion(
     courses: list[list[tuple[np.ndarray, np.ndarray]]] = []
     for line, clocks in zip(ink, times, strict=True):
         course: list[tuple[np.ndarray, np.ndarray]] = []
-        for stroke, clock in zip(line, clocks, strict=True):
-            for piece in stroke:
-                points, at = follow(piece, clock, _PIECES)
-                course.append((points, at))
-                frames, dashed = _ink_frames(points, at / total, _INK_TOLERANCE * pen)
-                rules.append(f"@keyframes {name}-{len(attributes)}{{{frames}}}")
-                own = f'style="animation-name:{name}-{len(attributes)}"'
-                attributes.append(f'pathLength="1" {own}' if dashed else own)
+        for piece in line:
+            points, at = follow(piece, clocks[piece.stroke], _PIECES)
+            course.append((points, at))
+            frames, dashed = _ink_frames(points, at / total, _INK_TOLERANCE * pen)
+            rules.append(f"@keyframes {name}-{len(attributes)}{{{frames}}}")
+            own = f'style="animation-name:{name}-{len(attributes)}"'
+            attributes.append(f'pathLength="1" {own}' if dashed else own)
         courses.append(course)
     if not animation.together:  # one pen does it all
         courses = [[part for course in courses for part in course]]

@@ -144,7 +144,7 @@ def to_svg(
     moving = iter(() if motion is None else motion.ink)
     for line in pieces:
         parts.append("<g>")
-        for piece in (piece for stroke in line for piece in stroke):
+        for piece in line:
             own = f"stroke={quoteattr(given_color)} " if piece.given else ""
             own += "" if motion is None else f"{next(moving)} "
             parts.append(f'<path {own}d="{_path(piece, decimals)}"/>')
