@@ -73,7 +73,7 @@ def read_quickdraw(path: str | os.PathLike[str], *, strict: bool = False) -> Cor
     if not found.lengths:
         raise broken.nothing(path)
     broken.warn(path, len(found.lengths))
-    lengths, sizes = np.array(found.lengths), np.array(found.sizes)
+    lengths, sizes = np.array(found.lengths, np.int64), np.array(found.sizes, np.int64)
     pen_up = np.zeros(len(found.x), bool)
     pen_up[np.cumsum(sizes) - 1] = True
     return Corpus.from_positions(
@@ -92,8 +92,8 @@ class _Found:
 
     def __init__(self):
         self.x, self.y, self.t = array.array("d"), array.array("d"), array.array("d")
-        self.sizes = array.array("q")
-        self.lengths = array.array("q")
+        self.sizes: list[int] = []
+        self.lengths: list[int] = []
         self.ids: list[str] = []
         self.words: list[str] = []
         self.raw: bool | None = None
