@@ -35,6 +35,10 @@ from mdnjax.strokes.likelihood import dequantize_corpus as dequantize_corpus
 from mdnjax.strokes.likelihood import evaluate as evaluate
 from mdnjax.strokes.likelihood import stroke_parts as stroke_parts
 from mdnjax.strokes.normalize import Normalizer as Normalizer
+from mdnjax.strokes.prime import Continuation as Continuation
+from mdnjax.strokes.prime import continue_lines as continue_lines
+from mdnjax.strokes.prime import match_scale as match_scale
+from mdnjax.strokes.prime import prime as prime
 from mdnjax.strokes.resample import resample_arc_length as resample_arc_length
 from mdnjax.strokes.resample import resample_count as resample_count
 from mdnjax.strokes.resample import resample_rate as resample_rate
@@ -53,6 +57,7 @@ __all__ = [
     "FORMATS",
     "Animation",
     "CleaningReport",
+    "Continuation",
     "Corpus",
     "Format",
     "LinearBaseline",
@@ -68,6 +73,7 @@ __all__ = [
     "augment",
     "bucket_lengths",
     "clean",
+    "continue_lines",
     "convolve",
     "dequantize",
     "dequantize_corpus",
@@ -77,7 +83,9 @@ __all__ = [
     "gather_lines",
     "generate",
     "line_batches",
+    "match_scale",
     "next_step_pairs",
+    "prime",
     "read",
     "read_iam",
     "read_npz",
