@@ -13,12 +13,14 @@ A run keeps `last/<step>` and `best/<step>`. `load_model` reads `model/` and `st
 
 import contextlib
 import dataclasses
+import errno
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -70,6 +72,7 @@ def save_checkpoint(
     unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(path.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         for item, tree in items.items():
@@ -235,7 +238,7 @@ def _write_arrays(folder: pathlib.Path, tree: Any) -> None:
     leaves = dict(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))
     # Orbax has no arrays of size zero; their shape is known to whoever reads.
     leaves = {name: leaf for name, leaf in leaves.items() if leaf.size}
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(folder, args=ocp.args.StandardSave(leaves))
 
 
@@ -256,7 +259,7 @@ def _read_arrays(folder: pathlib.Path, item: str, like: Any, config: Mapping[str
         if leaf.size
     }
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             read = checkpointer.restore(folder / item, args=ocp.args.StandardRestore(abstract))
     # Orbax and TensorStore raise a dozen kinds for broken files; each means the same here.
     except Exception as error:
@@ -269,6 +272,34 @@ def _read_arrays(folder: pathlib.Path, item: str, like: Any, config: Mapping[str
         for name, leaf in zip(expected, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, filled)
+
+
+def _check_space(folder: pathlib.Path, size: int) -> None:
+    """Refuses to begin what the disk has no room for.
+
+    Were it found out midway, TensorStore's threads would still print what they think of it.
+    """
+    total, _, free = shutil.disk_usage(folder)
+    # Weights compress by less than a tenth. Some network drives know of no size at all.
+    if total > 0 and free < 0.9 * size:
+        needed = f"{size / 1e6:.3g} MB are needed, {free / 1e6:.3g} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, {needed}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging, with the traces of all its threads, what it raises anyway."""
+    logger = logging.getLogger("absl")
+
+    def drop(record: logging.LogRecord) -> bool:
+        del record
+        return False
+
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

@@ -5,8 +5,8 @@ import os
 import pathlib
 import re
 
-# TensorStore writes "[OS error 28: ENOSPC No space left on device]" among much else.
-_OS_ERROR = re.compile(r"\bOS error (\d+)")
+# Among much else TensorStore writes "os_error_code='28'", or once wrote "OS error 28".
+_OS_ERROR = re.compile(r"\bos[ _]error(?:_code)?[ =']+(\d+)", re.IGNORECASE)
 
 
 class CheckpointError(Exception):
@@ -49,6 +49,7 @@ def _reason(cause: BaseException) -> tuple[int | None, str]:
     if number is None and (found := _OS_ERROR.search(str(cause))):
         number = int(found.group(1))
     if number is not None and number in errno.errorcode:
-        return number, f"{os.strerror(number)} ({errno.errorcode[number]})"
+        words = cause.strerror if isinstance(cause, OSError) else None
+        return number, f"{words or os.strerror(number)} ({errno.errorcode[number]})"
     lines = str(cause).strip().splitlines()
     return None, f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
