@@ -24,6 +24,7 @@ References:
 """
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -292,7 +293,7 @@ def _statements(path: pathlib.Path, text: str) -> Iterator[tuple[int, str, list[
         if line and not line.isspace():
             reason = f"got {line[:40]!r}, expected a keyword, such as .PEN_DOWN"
             raise StrokeFormatError(path, f"line {i + 1}", reason)
-    for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, stop in itertools.pairwise([*starts, len(lines)]):
         keyword, *rest = lines[start][1:].split(maxsplit=1)
         yield start + 1, keyword, [*rest, *lines[start + 1 : stop]]
 
@@ -356,7 +357,7 @@ def _labels(path: pathlib.Path, ink: _Ink, level: str, broken: _shared.Broken) -
     if lost:
         listed = ", ".join(map(str, lost[:5])) + ", ..." * (len(lost) > 5)
         place = f"line {ink.components[lost[0]].place}"
-        reason = f"{len(lost)} components belong to no segment: {listed}"
+        reason = f"components that belong to no segment: {listed} ({len(lost)} in all)"
         broken.add(StrokeFormatError(path, place, reason), skipped=0)
 
 
