@@ -10,6 +10,7 @@ import io
 import math
 import pathlib
 import re
+import sys
 import zipfile
 from collections.abc import Collection
 from typing import Literal, NamedTuple
@@ -176,10 +177,9 @@ def read_array(path: pathlib.Path, place: str, data: bytes) -> np.ndarray:
     if dtype.kind == "b":
         _require(path, place, not (array.view(np.uint8) > 1).any(), "bytes that are no booleans")
     if dtype.kind == "U":
-        try:
-            array.tolist()
-        except ValueError as error:
-            raise StrokeFormatError(path, place, "a character beyond Unicode") from error
+        letters = np.ndarray(here // 4, dtype.byteorder + "u4", buffer=data, offset=header.end)
+        most = int(letters.max(initial=0))
+        _require(path, place, most <= sys.maxunicode, f"character {most}, beyond Unicode")
     return array
 
 
