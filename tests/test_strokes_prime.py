@@ -174,12 +174,12 @@ def test_priming_compiles_once_for_all_parameters():
         count += 1
         return STEP.apply(params, {}, carry, inputs)[0]
 
-    for scale in (1.0, 2.0):
-        params = jax.tree.map(lambda leaf: scale * leaf, STEP.params)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, STEP.params)
+    for seed, params in enumerate((STEP.params, doubled)):
         st.prime(
             jax.tree_util.Partial(counted, params),
             STACK.initial_carry((4,)),
-            lines(seed=int(scale)),
+            lines(seed=seed),
             normalizer=NORMALIZER,
         )
     assert count == 1

@@ -7,7 +7,7 @@ as cubic Béziers, the form that SVG, PDF and Matplotlib all draw natively.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -379,9 +379,7 @@ def _set_grid(
     return shifts, (float(size[0]), float(size[1])), float(pitch[1]), usual
 
 
-def _given(
-    given: int | Sequence[int] | np.ndarray | None, lengths: list[int], function: str
-) -> tuple[int, ...]:
+def _given(given: Any, lengths: list[int], function: str) -> tuple[int, ...]:
     """How many points of each line were given, as said."""
     counts = np.asarray(0 if given is None else given)
     fits = counts.shape in ((), (len(lengths),)) and np.issubdtype(counts.dtype, np.integer)
