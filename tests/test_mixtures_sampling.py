@@ -208,6 +208,29 @@ def test_samples_move_with_location_and_scale(kind):
     np.testing.assert_allclose(stretch, step, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_noise_makes_the_sample_that_the_equation_says(kind, dim):
+    """y = mu_k + U_k^-1 epsilon in NumPy, k the first at which the weights' sum passes u."""
+    mix = make(kind, (2,), k=4, dim=dim)
+    rng = np.random.default_rng(dim)
+    u = rng.uniform(size=(2, 6)).astype(np.float32)
+    epsilon = rng.normal(size=(2, 6, dim)).astype(np.float32)
+    drawn = np.asarray(jax.jit(mdn.mixtures.sample_from_noise)(mix, u, epsilon))
+    factors = np.asarray(mix.precision_factors, np.float64)
+    for b, n in np.ndindex(2, 6):
+        sums = np.cumsum(np.asarray(mix.weights[b], np.float64))
+        k = int(np.searchsorted(sums, u[b, n], side="right"))
+        want = np.asarray(mix.loc[b, k]) + np.linalg.solve(factors[b, k], epsilon[b, n])
+        np.testing.assert_allclose(drawn[b, n], want, rtol=2e-3, atol=2e-3 * np.abs(want).max())
+
+
+def test_a_weight_of_nan_gives_nan():
+    mix = mdn.GaussianMixture.isotropic(np.zeros((3, 1)), np.ones(3), logits=[0.0, np.nan, 1.0])
+    u, epsilon = jnp.full((1,), 0.1), jnp.zeros((1, 1))
+    assert np.isnan(mdn.mixtures.sample_from_noise(mix, u, epsilon)).all()
+
+
 def test_errors_name_function_argument_got_and_expected():
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -215,5 +238,8 @@ def test_errors_name_function_argument_got_and_expected():
         for bad in (5, (-1,), (1.5,), [3]):
             with pytest.raises(ValueError, match="sample: shape must be a tuple of integers >= 0"):
                 mdn.sample(jax.random.key(0), make("full"), bad)
+        for u, epsilon in (((3,), (3, 2)), ((2, 3), (2, 3, 1)), ((2, 3), (2, 4, 2))):
+            with pytest.raises(ValueError, match="sample_from_noise: u, epsilon must be"):
+                mdn.mixtures.sample_from_noise(make("full", (2,)), jnp.zeros(u), jnp.zeros(epsilon))
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)

@@ -17,6 +17,7 @@ from mdnjax.mixtures.moments import mean as mean
 from mdnjax.mixtures.moments import most_probable as most_probable
 from mdnjax.mixtures.moments import variance as variance
 from mdnjax.mixtures.sampling import sample as sample
+from mdnjax.mixtures.sampling import sample_from_noise as sample_from_noise
 
 __all__ = [
     "BernoulliHead",
@@ -34,6 +35,7 @@ __all__ = [
     "nll_gradient",
     "responsibilities",
     "sample",
+    "sample_from_noise",
     "temper",
     "variance",
 ]

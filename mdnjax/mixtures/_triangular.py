@@ -11,6 +11,7 @@ beyond, they go through dense matrices, which costs about as much and compiles t
 
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.linalg import solve_triangular
 
 from mdnjax._types import Array
 
@@ -96,6 +97,21 @@ def unit_upper(packed: Array) -> Array:
     position[np.diag_indices(dim)] = packed.shape[-1] + 1
     one = jnp.ones((*packed.shape[:-1], 1), packed.dtype)
     return jnp.concatenate([packed, 0 * one, one], axis=-1)[..., position]
+
+
+def solve_unit_upper(packed: Array, x: Array) -> Array:
+    """Solves (I + R) y = x for y `[..., D]`, from entries on the last axis."""
+    dim = x.shape[-1]
+    if dim > _LARGEST_UNROLLED:
+        return solve_triangular(unit_upper(packed), x[..., None], unit_diagonal=True)[..., 0]
+    # Back substitution over the whole batch at once; on CPU the solver takes matrix by matrix.
+    y = x[..., dim - 1 :]
+    start = num_entries(dim)
+    for i in range(dim - 2, -1, -1):
+        start, stop = start - (dim - 1 - i), start
+        known = jnp.sum(packed[..., start:stop] * y, axis=-1, keepdims=True)
+        y = jnp.concatenate([x[..., i : i + 1] - known, y], axis=-1)
+    return y
 
 
 def pack(matrix: Array) -> Array:

@@ -4,7 +4,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Float
 
 from mdnjax._checks import require
@@ -47,26 +46,63 @@ def sample(key: Key, mix: GaussianMixture, shape: Shape = ()) -> Float[Array, ".
     key_component, key_normal = jax.random.split(key)
     batch, dtype = mix.batch_shape, mix.loc.dtype
     num_samples = math.prod(shape)
-
     # Inversion takes one uniform number a sample, where Gumbel noise would take K.
     u = jax.random.uniform(key_component, (*batch, num_samples), dtype)
+    epsilon = jax.random.normal(key_normal, (*batch, num_samples, mix.dim), dtype)
+    y = jnp.moveaxis(sample_from_noise(mix, u, epsilon), -2, 0)
+    return y.reshape(*shape, *batch, mix.dim)
+
+
+def sample_from_noise(
+    mix: GaussianMixture, u: Float[Array, "*batch N"], epsilon: Float[Array, "*batch N D"]
+) -> Float[Array, "*batch N D"]:
+    r"""The samples that given noise makes: y = mu_k + U_k^{-1} epsilon, k where u falls.
+
+    k is the first component at which pi_1 + ... + pi_k passes u. For noise drawn ahead of a loop,
+    shared among mixtures that are to be compared, or spread more evenly than at random.
+
+    Args:
+        mix: The mixtures, of batch shape `...`.
+        u: `[..., N]`, uniform in [0, 1).
+        epsilon: `[..., N, D]`, standard normal.
+
+    Returns:
+        `[..., N, D]`, in the units of y.
+
+    Raises:
+        ValueError: The noise does not have the shape of the mixtures' batch.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import mdnjax as mdn
+        >>> mix = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5])
+        >>> u, epsilon = jnp.array([0.2, 0.8]), jnp.array([[1.0], [1.0]])
+        >>> print(mdn.mixtures.sample_from_noise(mix, u, epsilon)[:, 0])
+        [-0.9  1.5]
+    """
+    got = f"shapes {u.shape} and {epsilon.shape}"
+    expected = (*mix.batch_shape, *u.shape[-1:])
+    require(
+        u.shape == expected and epsilon.shape == (*expected, mix.dim),
+        "sample_from_noise",
+        "u, epsilon",
+        got,
+        f"[..., N] and [..., N, {mix.dim}] for batch shape {mix.batch_shape}",
+    )
     component = _component_at(mix.weights, u)
 
     def chosen(of_component: Array) -> Array:
-        """`[..., K, N]` -> `[..., num_samples, N]`."""
+        """`[..., K, M]` -> `[..., N, M]`."""
         return jnp.take_along_axis(of_component, component[..., None], axis=-2)
 
-    epsilon = jax.random.normal(key_normal, (*batch, num_samples, mix.dim), dtype)
     isotropic = mix.covariance_kind == "isotropic"
     scale = jnp.exp(chosen(mix.log_scale[..., None] if isotropic else mix.log_scale))
     # No comparison with NaN chooses anything: without this, NaN weights would give plain samples.
     lost = jnp.isnan(jnp.sum(mix.weights, axis=-1))[..., None, None]
     step = jnp.where(lost, jnp.nan, scale * epsilon)
     if mix.upper is not None:
-        unit_upper = triangular.unit_upper(chosen(mix.upper))
-        step = solve_triangular(unit_upper, step[..., None], unit_diagonal=True)[..., 0]
-    y = jnp.moveaxis(chosen(mix.loc) + step, -2, 0)
-    return y.reshape(*shape, *batch, mix.dim)
+        step = triangular.solve_unit_upper(chosen(mix.upper), step)
+    return chosen(mix.loc) + step
 
 
 def _component_at(weights: Array, u: Array) -> Array:
