@@ -10,6 +10,7 @@ for bit; and every process must have seen the same batch at the same step.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -56,6 +57,7 @@ class Setup(NamedTuple):
     options: dict[str, Any]
 
 
+@functools.cache
 def set_up(size: Size) -> Setup:
     """The run, as in examples/handwriting.py."""
     import jax
@@ -173,10 +175,6 @@ def kill(process: subprocess.Popen[bytes], folder: pathlib.Path, when: Kill, pac
     """Kills a process at the time given; False where it ended before."""
     known = len(list(folder.glob("batches-*")))
 
-    def training_since() -> bool:
-        found = sorted(folder.glob("batches-*"))
-        return len(found) > known and found[-1].stat().st_size > 0
-
     def wait(until: float) -> None:
         while time.monotonic() < until and process.poll() is None:
             time.sleep(0.001)
@@ -184,7 +182,7 @@ def kill(process: subprocess.Popen[bytes], folder: pathlib.Path, when: Kill, pac
     if when.kind == "start":
         wait(time.monotonic() + when.at * pace.start)
     else:
-        while not training_since() and process.poll() is None:
+        while not trains(folder, known) and process.poll() is None:
             time.sleep(0.001)
         if when.kind == "step":
             wait(time.monotonic() + when.at * pace.training)
@@ -211,26 +209,27 @@ class Pace:
 
 def undisturbed(folder: pathlib.Path, size: Size, cache: pathlib.Path | None) -> Pace:
     """Runs to the end without a kill, and measures what the moments are chosen by."""
-    finish(folder, size, cache)
-    # Once more, from the cache of compiled programs, as the others will run.
-    again = folder.with_name("pace")
-    began = time.monotonic()
-    process = start(again, size, cache)
-    first = None
-    writing, seen = 0.0, set()
-    since = time.monotonic()
+    began = since = time.monotonic()
+    process = start(folder, size, cache)
+    first, writing, seen = None, 0.0, set()
     while process.poll() is None:
-        names = unfinished(again)
+        names = unfinished(folder)
         seen.update(names)
         now = time.monotonic()
         writing += now - since if names else 0.0
         since = now
-        if first is None and any(log.stat().st_size for log in again.glob("batches-*")):
+        if first is None and trains(folder, 0):
             first = now
         time.sleep(0.001)
     if process.returncode != 0 or first is None or not seen:
-        sys.exit(f"the run failed:\n{(again / 'stderr').read_text()}")
+        sys.exit(f"the run failed:\n{(folder / 'stderr').read_text()}")
     return Pace(first - began, time.monotonic() - first, len(seen), writing / len(seen))
+
+
+def trains(folder: pathlib.Path, known: int) -> bool:
+    """Whether a process later than those known asks for its second batch: the step is compiled."""
+    found = sorted(folder.glob("batches-*"))
+    return len(found) > known and found[-1].read_bytes().count(b"\n") > 1
 
 
 def differences(folder: pathlib.Path, other: pathlib.Path, size: Size) -> list[str]:
@@ -276,16 +275,15 @@ def judge(whole: pathlib.Path, folder: pathlib.Path, size: Size) -> bool:
 
 
 def plan(kills: int, seed: int) -> Iterator[list[Kill]]:
-    """Runs of one kill each, and a last one of several."""
+    """Runs of one kill each, and a last one of several; three kills or fewer are all of one run."""
     rng = random.Random(seed)
     kinds = ("save", "step", "save", "start", "save", "step", "step")
     drawn = [Kill(kinds[i % len(kinds)], rng.random()) for i in range(kills)]
-    several = max(2, kills // 5) if kills >= 3 else 0
+    several = kills if kills <= 3 else max(2, kills // 5)
     for one in drawn[: kills - several]:
         yield [one]
-    if several:
-        # Of what is left of the run, each time: from early to late.
-        yield [Kill(one.kind, one.at / several) for one in drawn[kills - several :]]
+    # Each but a part of the way, so that there is something left for the next.
+    yield [Kill(one.kind, one.at / several) for one in drawn[kills - several :]]
 
 
 def main() -> None:
@@ -315,8 +313,6 @@ def main() -> None:
         work = pathlib.Path(name)
         cache = None if arguments.compile else work / "cache"
         pace = undisturbed(work / "whole", size, cache)
-        if found := differences(work / "whole", work / "pace", size):
-            sys.exit(f"two runs that nobody disturbed differ: {', '.join(found)}")
         print(
             f"{size.steps} steps in {pace.training:.1f} s after {pace.start:.1f} s of start-up; "
             f"{pace.saves} checkpoints of {pace.save:.2f} s each\n\n"
