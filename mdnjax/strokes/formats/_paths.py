@@ -170,7 +170,8 @@ class _Pen:
         here = self.here
         end = row[-2:] + (here if relative else 0.0)
         if kind == "A":
-            self._add(_arc(here, end, *row[:3], large=row[3] == 1, sweep=row[4] == 1))
+            rx, ry, degrees, large, sweep = row[:5].tolist()
+            self._add(_arc(here, end, rx, ry, degrees, large=large == 1, sweep=sweep == 1))
             return
         family = "C" if kind == "S" else "Q"
         smooth = 2 * here - self.control[1] if self.control[0] == family else here

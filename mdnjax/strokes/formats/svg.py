@@ -219,6 +219,7 @@ class _Parser:
         self.unread: Counter[str] = Counter()
         self._groups: list[_Group] = []
         self._root = _Group([], np.eye(2, 3), stroked=False)
+        self._space = ""  # the root's namespace
         self._skipping = 0  # how deep we are in an element that is skipped
         self._has_doctype = False
         self._expat = expat.ParserCreate(namespace_separator=" ")
@@ -246,7 +247,7 @@ class _Parser:
         line, column = self._expat.CurrentLineNumber, self._expat.CurrentColumnNumber + 1
         raise StrokeFormatError(self.path, f"line {line}, column {column}", reason) from cause
 
-    def _doctype(self, _name: str, _system: str | None, _public: str | None, inner: bool) -> None:
+    def _doctype(self, _name: str, _system: str | None, _public: str | None, inner: int) -> None:
         if inner:
             self._fail("declarations of its own, such as of entities: refused")
         self._has_doctype = True
@@ -256,8 +257,9 @@ class _Parser:
         at_root = not self._groups and not self._skipping
         if at_root and (space not in _SPACES or name != "svg"):
             self._fail(f"<{name}>, expected <svg>")
+        self._space = space if at_root else self._space
         style = _style(attributes)
-        foreign = space not in _SPACES
+        foreign = space != self._space
         if self._skipping or foreign or name in _NOT_DRAWN or style.get("display") == "none":
             self._skipping += 1
             return
@@ -377,10 +379,10 @@ def _polygon(attributes: dict[str, str]) -> tuple[list[_paths.Subpath], int]:
 
 def _line(attributes: dict[str, str]) -> tuple[list[_paths.Subpath], int]:
     ends = [attributes.get(name, "0").strip() for name in ("x1", "y1", "x2", "y2")]
-    values, decimals = _paths.numbers(" ".join(end.removesuffix("px") for end in ends))
-    if len(values) != 4:
-        raise ValueError(f"ends {' '.join(ends)[:40]!r}, expected four numbers")
-    return [[values.reshape(2, 2)]], decimals
+    values, decimals = zip(*(_paths.numbers(end.removesuffix("px")) for end in ends), strict=True)
+    if any(len(value) != 1 for value in values):
+        raise ValueError(f"ends at {', '.join(ends)[:40]!r}, expected a number each")
+    return [[np.concatenate(values).reshape(2, 2)]], max(decimals)
 
 
 def _path(attributes: dict[str, str]) -> tuple[list[_paths.Subpath], int]:
