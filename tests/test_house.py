@@ -158,3 +158,17 @@ def test_the_pure_rooms_load_neither_flax_nor_optax():
 
 def test_the_version_is_the_packages():
     assert mdnjax.__version__ == importlib.metadata.version("mdnjax")
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_nothing_is_unpickled(file):
+    """Files of strokes come from anywhere; what runs one's code must not stand here at all."""
+    source = file.read_text()
+    for words in ("allow_pickle=True", "pickle.load(", "pickle.loads(", "pickle.Unpickler("):
+        assert words not in source
+    calls = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call))
+    for call in calls:
+        assert not any(
+            word.arg == "allow_pickle" and getattr(word.value, "value", True) is not False
+            for word in call.keywords
+        )

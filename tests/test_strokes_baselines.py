@@ -149,3 +149,17 @@ def test_real_lines_have_the_known_likelihoods(data_dir):
     # On other lines of the same database: 2.98 and 1.18.
     assert abs(static.nats_per_point - 2.98) < 0.15
     assert abs(linear.nats_per_point - 1.18) < 0.2
+
+
+def test_baselines_do_not_depend_on_the_unit_but_on_the_lattice():
+    corpus = _corpus()
+    rest = corpus.strokes.pen_up, corpus.lengths, corpus.ids, corpus.texts
+    fine = st.Corpus.from_offsets(corpus.strokes.offsets / 4, *rest, resolution=0.25)
+    scores = []
+    for lines in (corpus, fine):
+        normalizer = st.Normalizer.fit(lines)
+        baseline = st.fit_autoregression(lines, normalizer)
+        scores.append(dataclasses.asdict(baseline.evaluate(lines, normalizer, key=KEY)))
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+    with pytest.raises(ValueError, match=r"LinearBaseline\.evaluate: corpus must be of 0\.25"):
+        baseline.evaluate(corpus, normalizer, key=KEY)

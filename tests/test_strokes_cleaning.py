@@ -101,3 +101,38 @@ def test_real_lines_lose_no_stroke_and_change_little(data_dir):
     assert cleaned.strokes.pen_up.sum() == corpus.strokes.pen_up.sum()
     assert report.points_dropped + report.points_added < 0.02 * len(corpus.strokes.pen_up)
     assert (cleaned.strokes.offsets == np.rint(cleaned.strokes.offsets)).all()
+
+
+def test_parts_times_and_resolution_come_along():
+    whole, other = _straight(0, 0, 12), _straight(0, 5, 9)
+    other[4] = [9000, 0]  # two jumps, there and back
+    holed = whole[:4] + whole[7:]
+    corpus = _corpus([[holed], [other]])
+    times = np.concatenate([[0.01 * (p[0] / 10) for p in holed], np.arange(9) / 50])
+    fine = st.Corpus.from_offsets(
+        corpus.strokes.offsets * 0.5,
+        corpus.strokes.pen_up,
+        corpus.lengths,
+        corpus.ids,
+        corpus.texts,
+        parts=["train", "test"],
+        times=times,
+        resolution=0.5,
+    )
+    cleaned, report = st.clean(fine)
+    assert (report.points_added, report.points_dropped) == (3, 2)
+    assert cleaned.parts.tolist() == ["train", "test"]
+    assert cleaned.resolution == 0.5
+    np.testing.assert_allclose(cleaned.times[:12], np.arange(12) / 100, atol=1e-7)
+    assert cleaned.times[12:].tolist() == np.delete(fine.times[9:], [4, 5]).tolist()
+    assert st.clean(corpus)[0].times is None
+
+
+def test_the_grid_is_that_of_the_lattice():
+    stroke = [[0, 0], [10, 1], [20, 2], [51, 8], [61, 9], [71, 10], [81, 12]]
+    coarse = _corpus([[stroke]])
+    rest = coarse.strokes.pen_up, coarse.lengths, coarse.ids, coarse.texts
+    fine = st.Corpus.from_offsets(coarse.strokes.offsets / 8, *rest, resolution=0.125)
+    expected = st.clean(coarse, median_step=10.0)[0].strokes.offsets / 8
+    cleaned = st.clean(fine, median_step=10.0 / 8)[0]
+    np.testing.assert_array_equal(cleaned.strokes.offsets, expected)

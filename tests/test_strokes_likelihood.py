@@ -204,3 +204,32 @@ def test_nothing_to_predict_is_refused():
     normalizer = st.Normalizer(mean=(0.0, 0.0), std=(1.0, 1.0), unit="device")
     with pytest.raises(ValueError, match="num_points must be positive"):
         st.evaluate(lambda x: x, corpus, normalizer, HEAD, key=KEY)
+
+
+def _quarter(corpus):
+    """The same lines in a unit four times as long: the lattice is four times as fine."""
+    offsets = corpus.strokes.offsets / 4
+    rest = corpus.strokes.pen_up, corpus.lengths, corpus.ids, corpus.texts
+    return st.Corpus.from_offsets(offsets, *rest, unit="quads", resolution=0.25)
+
+
+def test_scores_do_not_depend_on_the_unit_but_on_the_lattice():
+    corpus = _corpus()
+    fine = _quarter(corpus)
+    model = jax.tree_util.Partial(_linear, _weights())
+    scores = [
+        dataclasses.asdict(
+            st.evaluate(model, lines, st.Normalizer.fit(lines), HEAD, key=KEY, num_buckets=1)
+        )
+        for lines in (corpus, fine)
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+    with pytest.raises(ValueError, match=r"evaluate: corpus must be of 0\.25, got a resolution of"):
+        st.evaluate(model, corpus, st.Normalizer.fit(fine), HEAD, key=KEY)
+
+
+def test_noise_fills_one_cell_of_the_lattice():
+    corpus = _corpus()
+    noisy = st.dequantize_corpus(KEY, _quarter(corpus)).strokes.offsets
+    noise = (np.asarray(noisy) - corpus.strokes.offsets / 4) / 0.25
+    assert 0.45 < np.abs(noise).max() <= 0.5

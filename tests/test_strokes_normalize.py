@@ -97,3 +97,24 @@ def test_only_stroke_mixtures_go_back_to_device_units():
     mix = mdn.GaussianMixture.isotropic([[0.0, 0.0]], [1.0])
     with pytest.raises(ValueError, match=r"invert_mixture: mix .* got isotropic in 2 dimensions"):
         normalizer.invert_mixture(mix)
+
+
+def test_a_device_unit_is_the_spacing_of_the_lattice():
+    corpus = _corpus()
+    rest = corpus.strokes.pen_up, corpus.lengths, corpus.ids, corpus.texts
+    fine = st.Corpus.from_offsets(corpus.strokes.offsets / 4, *rest, unit="mm", resolution=0.25)
+    coarse, normalizer = st.Normalizer.fit(corpus), st.Normalizer.fit(fine)
+    assert (normalizer.unit, normalizer.resolution) == ("mm", 0.25)
+    np.testing.assert_allclose(normalizer.std, np.array(coarse.std) / 4)
+    np.testing.assert_allclose(normalizer.device_unit, coarse.device_unit)
+    assert normalizer.log_device_area == pytest.approx(coarse.log_device_area)
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="Normalizer: resolution must be positive and finite"):
+            st.Normalizer(mean=(0.0, 0.0), std=(1.0, 1.0), unit="mm", resolution=wrong)
+
+
+def test_a_description_from_before_there_was_a_resolution_still_builds():
+    normalizer = st.Normalizer.fit(_corpus())
+    description = json.loads(json.dumps(training.describe(normalizer)))
+    assert description["fields"].pop("resolution") == 1.0
+    assert training.build(description) == normalizer
