@@ -205,6 +205,7 @@ def draw_ink(
         linewidths=[w * pen * points_a_unit for w in widths],
         capstyle="round",
         joinstyle="round",
+        snap=False,  # onto whole pixels, which would leave dots out and shift level lines
     )
     ax.add_collection(drawn, autolim=False)
 
