@@ -89,6 +89,8 @@ def test_each_range_is_its_own(lines, options, entries):
 def test_all_together_are_rotation_times_shear_times_scales(lines):
     """A = R(theta) [[1, k], [0, 1]] diag: its QR decomposition finds the parts in their ranges."""
     new = st.augment(KEY, lines, scale=0.2, stretch=0.1, shear=0.5, rotation=0.4)
+    if isinstance(lines, st.Corpus):
+        np.testing.assert_array_equal(new.times, lines.times)
     found = []
     for old, after in _pairs(lines, new):
         if np.linalg.matrix_rank(old) == 2:

@@ -117,9 +117,7 @@ def resample_arc_length(corpus: Corpus, spacing: float) -> Corpus:
     require(positive, "resample_arc_length", "spacing", spacing, "positive and finite")
     first, last = _ragged.stroke_ends(corpus)
     steps = np.asarray(corpus.strokes.offsets, np.float64)
-    steps = np.hypot(steps[:, 0], steps[:, 1])
-    steps[first] = 0  # through the air
-    travelled = _ragged.cumsum(steps, corpus)
+    travelled = _ragged.cumsum(np.hypot(steps[:, 0], steps[:, 1]), corpus)
     begin = travelled[first]
     length = travelled[last] - begin
     moves = length > 0
@@ -221,7 +219,6 @@ def _brackets(
     begin = np.cumsum(room) - room
     place = along + _spread(begin, first, last)
     where = np.searchsorted(place, wanted + np.repeat(begin, counts), side="right") - 1
-    where = np.clip(where, np.repeat(first, counts), np.repeat(np.maximum(last - 1, first), counts))
     following = np.minimum(where + 1, np.repeat(last, counts))
     width = along[following] - along[where]
     weight = np.clip((wanted - along[where]) / np.where(width > 0, width, 1), 0, 1)
@@ -255,7 +252,7 @@ def _interpolated(
     offsets[np.cumsum(lengths) - lengths] = 0
     pen_up = np.zeros(len(new), dtype)
     pen_up[stop - 1] = np.asarray(corpus.strokes.pen_up)[last]
-    with np.errstate(over="ignore"):  # found by the check of what is replaced
+    with np.errstate(over="ignore"):  # found below
         offsets = offsets.astype(dtype)
     return _ragged.replace_points(
         corpus,
@@ -280,9 +277,8 @@ def _resample_line(
     index = jnp.arange(size)
 
     # How far the pen has come on paper, here, and where this stroke began and ends.
-    drawn = mask & ~first & (offsets != 0).any(-1)
-    x, y = jnp.where(drawn[:, None], offsets, 1).T  # no step of length 0 has a derivative
-    travelled = jnp.cumsum(jnp.where(drawn, jnp.hypot(x, y), 0))
+    drawn = jnp.where(mask & ~first, jnp.hypot(offsets[:, 0], offsets[:, 1]), 0)
+    travelled = jnp.cumsum(drawn)
     begin = travelled[jax.lax.cummax(jnp.where(first, index, 0))]
     end = travelled[jax.lax.cummin(jnp.where(last, index, size - 1), reverse=True)]
     length, total = end - begin, travelled[-1]
