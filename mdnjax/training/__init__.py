@@ -34,6 +34,8 @@ from mdnjax.training.step import StepMetrics as StepMetrics
 from mdnjax.training.step import checked_names as checked_names
 from mdnjax.training.step import make_step as make_step
 from mdnjax.training.validation import make_validation as make_validation
+from mdnjax.training.weights import read_safetensors as read_safetensors
+from mdnjax.training.weights import write_safetensors as write_safetensors
 
 __all__ = [
     "CheckpointError",
@@ -65,9 +67,11 @@ __all__ = [
     "pad_batch",
     "read_config",
     "read_metrics",
+    "read_safetensors",
     "replicate",
     "restore_checkpoint",
     "save_checkpoint",
     "scale_by_muon",
     "split_batch",
+    "write_safetensors",
 ]

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from mdnjax._checks import require_extra
 from mdnjax.training._folder import list_checkpoints
 from mdnjax.training.errors import CheckpointError, SaveError
-from mdnjax.training.model import Model, rebuild_model
+from mdnjax.training.model import Model, leaf_types, rebuild_model, what_differs
 from mdnjax.training.state import TrainState
 from mdnjax.training.step import leaf_names
 
@@ -67,7 +67,7 @@ def save_checkpoint(
     require_extra("orbax.checkpoint", "train")
     items = _items(state)
     document = {"format_version": FORMAT_VERSION, "versions": package_versions(), **config}
-    document["arrays"] = {item: _index(tree) for item, tree in items.items()}
+    document["arrays"] = {item: leaf_types(tree) for item, tree in items.items()}
     text = json.dumps(document, indent=2, allow_nan=False)
     unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     try:
@@ -226,12 +226,6 @@ def _items(state: TrainState) -> dict[str, dict[str, Any]]:
     return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 
-def _index(tree: Any) -> dict[str, str]:
-    """Dtype and shape of every leaf by name, as kept in `config.json`."""
-    described = (f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree))
-    return dict(zip(leaf_names(tree), described, strict=True))
-
-
 def _write_arrays(folder: pathlib.Path, tree: Any) -> None:
     """Writes the leaves of a tree, named by path: no structure but names is relied on."""
     ocp = require_extra("orbax.checkpoint", "train")
@@ -245,13 +239,10 @@ def _write_arrays(folder: pathlib.Path, tree: Any) -> None:
 def _read_arrays(folder: pathlib.Path, item: str, like: Any, config: Mapping[str, Any]) -> Any:
     """Reads the leaves of a tree back, onto the devices of `like`."""
     ocp = require_extra("orbax.checkpoint", "train")
-    got, expected = config.get("arrays", {}).get(item, {}), _index(like)
+    got, expected = config.get("arrays", {}).get(item, {}), leaf_types(like)
     # Orbax would cast a dtype silently and report a shape from a thread.
-    if got != expected:
-        differ = sorted(name for name in got | expected if got.get(name) != expected.get(name))
-        shown = (f"{n}: got {got.get(n)}, expected {expected.get(n)}" for n in differ[:5])
-        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
-        raise CheckpointError(f"{folder}: {'; '.join(shown)}{more}, as the network here has it.")
+    if differ := what_differs(got, expected):
+        raise CheckpointError(f"{folder}: {differ}, as the network here has it.")
     leaves, structure = jax.tree.flatten(like)
     abstract = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jnp.asarray(leaf).sharding)

@@ -11,6 +11,7 @@ import jax
 
 from mdnjax.training.config import ConfigError, build
 from mdnjax.training.errors import CheckpointError
+from mdnjax.training.step import leaf_names
 
 # The seam that turns a module of `nets` into functions. It is found by its public path when a
 # model is loaded, so that this room stands without the other.
@@ -92,3 +93,21 @@ def rebuild_model(config: Mapping[str, Any], file: pathlib.Path, *, method: str)
         config=config,
         module=module,
     )
+
+
+def leaf_types(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Dtype and shape of every leaf by name, as `config.json` keeps them.
+
+    >>> import numpy as np
+    >>> leaf_types({"bias": np.zeros(3, np.float32)}, "params/")
+    {'params/bias': 'float32[3]'}
+    """
+    described = (f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree))
+    return dict(zip(leaf_names(tree, prefix), described, strict=True))
+
+
+def what_differs(got: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """Says of which leaves two such indices differ; empty where they do not."""
+    differ = sorted(n for n in {**got, **expected} if got.get(n) != expected.get(n))
+    shown = (f"{n}: got {got.get(n)}, expected {expected.get(n)}" for n in differ[:5])
+    return "; ".join(shown) + (f"; and {len(differ) - 5} more" if len(differ) > 5 else "")
