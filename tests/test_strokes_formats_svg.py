@@ -210,7 +210,7 @@ def test_the_default_tolerance_follows_the_size_of_the_picture(strokes):
 
 
 def test_curves_of_too_many_points_are_refused(strokes):
-    with pytest.raises(StrokeFormatError, match="curves of more than 10000000 points at toler"):
+    with pytest.raises(StrokeFormatError, match="curves of more than 2000000 points at toler"):
         strokes('<path d="M0 0C0 999999 5 9 9 0"/>', tolerance=1e-9)
     for tolerance in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="read_svg: tolerance must be positive and finite"):

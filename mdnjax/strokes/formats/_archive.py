@@ -6,7 +6,6 @@ it was compressed to and no more, an array exactly as large as the bytes it has,
 matched by a pattern.
 """
 
-import io
 import math
 import pathlib
 import re
@@ -99,21 +98,24 @@ def read_members(
         StrokeFormatError: The archive is damaged, claims too much, or has a name twice.
         OSError: The file cannot be opened.
     """
-    content = path.read_bytes()
+    size = path.stat().st_size
     members: dict[str, bytes] = {}
     place = "archive"
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             chosen = {}
             for info in archive.infolist():
                 place = info.filename.removesuffix(".npy")
                 _require(path, place, place not in chosen, "stands twice in the archive")
                 if wanted is None or place in wanted:
                     chosen[place] = info
+                else:
+                    # A name that damage has made unwanted differs from the one at the member.
+                    archive.open(info).close()
             place = "archive"
             claimed = sum(info.file_size for info in chosen.values())
-            allowed = allowance + _MOST_GROWTH * len(content)
-            reason = f"claims {claimed:,} bytes, of which {len(content):,} are here: refused"
+            allowed = allowance + _MOST_GROWTH * size
+            reason = f"claims {claimed:,} bytes, of which {size:,} are here: refused"
             _require(path, place, claimed <= allowed, reason)
             for place, info in chosen.items():
                 plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

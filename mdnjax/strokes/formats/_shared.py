@@ -96,15 +96,14 @@ def beginning(path: pathlib.Path, size: int = 1 << 16) -> bytes:
 
 def content(path: pathlib.Path, limit: int) -> bytes:
     """All bytes of a file that is not larger than `limit`."""
-    size = 0
     try:
-        if path.is_file():
-            size = path.stat().st_size
-            if size <= limit:
-                return path.read_bytes()
+        size = path.stat().st_size
+        regular = path.is_file()  # a pipe would never end
+        if regular and size <= limit:
+            return path.read_bytes()
     except OSError as error:
         raise StrokeFormatError(path, "file", f"cannot be read ({error.strerror})") from error
-    reason = f"larger than {limit >> 20} MiB, which no such file is" if size else "not a file"
+    reason = f"larger than {limit >> 20} MiB, which no such file is" if regular else "not a file"
     raise StrokeFormatError(path, "file", reason)
 
 

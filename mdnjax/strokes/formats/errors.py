@@ -2,6 +2,8 @@
 
 import os
 
+_LONGEST = 1000
+
 
 class StrokeFormatError(ValueError):
     """A file of strokes that cannot be read as what it claims to be.
@@ -21,4 +23,10 @@ class StrokeFormatError(ValueError):
         super().__init__(self.path, place, reason)
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.place}: {self.reason}"
+        return f"{self.path}: {_shown(self.place)}: {_shown(self.reason)}"
+
+
+def _shown(text: str) -> str:
+    """What a damaged file made us say, no longer than one reads, and nothing unprintable in it."""
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -33,6 +33,7 @@ _FORM_ID = re.compile(r"[a-z][0-9]+-[0-9]+[a-z]?")
 _WRITER_ID = re.compile(r"[0-9]+")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?").fullmatch
 
+_SIZE_LIMIT = 1 << 28
 _TIME_LIMIT = 2.0**33  # float64 keeps microseconds below; as seconds, some 270 years
 
 _ROOT = "WhiteboardCaptureSession"
@@ -228,21 +229,7 @@ def _read_words(path: pathlib.Path, form: _Form) -> list[str]:
 
 def _decoded(path: pathlib.Path) -> str:
     """A text file as it was written (ISO-8859-1) or as others keep it (UTF-8)."""
-    content = _content(path)
-    if (at := content.find(b"\0")) >= 0:
-        raise StrokeFormatError(path, f"byte {at}", "a zero byte: this is not text")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _content(path: pathlib.Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StrokeFormatError(path, "file", f"cannot be read ({error.strerror})") from error
+    return _shared.decoded(path, _shared.content(path, _SIZE_LIMIT))
 
 
 def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -297,7 +284,7 @@ def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarra
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
-    _feed(path, parser, _content(path), last=True)
+    _feed(path, parser, _shared.content(path, _SIZE_LIMIT), last=True)
     if not coordinates:
         raise StrokeFormatError(path, _place(parser), "no points: expected at least one Stroke")
     xy = np.array(coordinates).reshape(-1, 2)

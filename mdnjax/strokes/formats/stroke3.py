@@ -19,12 +19,13 @@ import numpy as np
 
 from mdnjax._checks import require
 from mdnjax.strokes.corpus import Corpus
-from mdnjax.strokes.formats import _archive
+from mdnjax.strokes.formats import _archive, _shared
 from mdnjax.strokes.formats._pickle import PickleError, load_arrays
 from mdnjax.strokes.formats.errors import StrokeFormatError
 
 _PARTS = ("train", "valid", "test")
 _UNPACKED = 1 << 26  # bytes in any archive, however small
+_SIZE_LIMIT = 1 << 32
 _STEP_LIMIT = 2**24  # up to here float32 holds every integer
 
 
@@ -55,12 +56,13 @@ def read_stroke3(path: str | os.PathLike[str], *, resolution: float | None = Non
     given = resolution is None or 0 < resolution < np.inf
     require(given, "read_stroke3", "resolution", resolution, "positive and finite")
     path = pathlib.Path(path)
+    path.stat()  # where there is nothing, the system's own error says it best
     if _archive.is_archive(path):
         members = _archive.read_members(path, _PARTS, allowance=_UNPACKED)
         if not members:
             raise StrokeFormatError(path, "archive", "no member train, valid or test")
     else:
-        members = {"": path.read_bytes()}
+        members = {"": _shared.content(path, _SIZE_LIMIT)}
     drawings: list[np.ndarray] = []
     ids: list[str] = []
     for part in (part for part in (*_PARTS, "") if part in members):

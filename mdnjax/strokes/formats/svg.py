@@ -36,7 +36,7 @@ from mdnjax.strokes.formats.errors import StrokeFormatError
 
 _SIZE_LIMIT = 1 << 26
 _DEPTH_LIMIT = 256
-_POINT_LIMIT = 10_000_000
+_POINT_LIMIT = 2_000_000
 _FINENESS = 1 / 4000  # the default tolerance as a share of the picture's larger side
 _FINEST = 1e-6  # resolution
 
@@ -253,20 +253,22 @@ class _Parser:
         self._has_doctype = True
 
     def _start(self, full_name: str, attributes: dict[str, str]) -> None:
+        if self._skipping:
+            self._skipping += 1
+            return
         space, _, name = full_name.rpartition(" ")
-        at_root = not self._groups and not self._skipping
+        at_root = not self._groups
         if at_root and (space not in _SPACES or name != "svg"):
             self._fail(f"<{name}>, expected <svg>")
         self._space = space if at_root else self._space
         style = _style(attributes)
-        foreign = space != self._space
-        if self._skipping or foreign or name in _NOT_DRAWN or style.get("display") == "none":
-            self._skipping += 1
+        if space != self._space or name in _NOT_DRAWN or style.get("display") == "none":
+            self._skipping = 1
             return
         if len(self._groups) == _DEPTH_LIMIT:
             self._fail(f"groups nested more than {_DEPTH_LIMIT} deep")
         stroke = style.get("stroke")
-        stroked = stroke != "none" if stroke else bool(self._groups and self._groups[-1].stroked)
+        stroked = stroke != "none" if stroke else not at_root and self._groups[-1].stroked
         try:
             if style.get("transform", "none") != "none":
                 raise ValueError("a transform in a style, which is not read")
