@@ -3,6 +3,8 @@
 from flax import nnx
 
 from mdnjax._checks import require
+from mdnjax._types import Array
+from mdnjax.nets.output import MixtureDense
 
 
 def output_layer(
@@ -13,3 +15,13 @@ def output_layer(
         return output
     require(output >= 1, function, "output", output, "a module, or a number of outputs >= 1")
     return nnx.Linear(in_features, output, rngs=rngs)
+
+
+def linear_weights(function: str, output: nnx.Module) -> tuple[Array, Array]:
+    """(kernel `[H, P]`, bias `[P]`) of an output layer that is linear."""
+    if isinstance(output, (nnx.Linear, MixtureDense)) and output.bias is not None:
+        return output.kernel[...], output.bias[...]
+    raise ValueError(
+        f"{function}: output must be nnx.Linear with a bias or MixtureDense, "
+        f"got {type(output).__name__}."
+    )

@@ -43,7 +43,13 @@ def cell(weights: Weights, state: State, x: Array) -> tuple[State, Gates]:
     a = jnp.concatenate([x, h], axis=-1) @ weights.kernel
     a = a + jnp.broadcast_to(weights.bias, a.shape)
     a_i, a_f, a_g, a_o = jnp.split(a, 4, axis=-1)
-    p_i, p_f, p_o = _peepholes(weights, c.shape)
+    return activate((a_i, a_f, a_g, a_o), c, weights.peephole)
+
+
+def activate(a: Gates, c: Array, peephole: Array | None) -> tuple[State, Gates]:
+    """From the four pre-activations and c_{t-1}, each of one shape: (c_t, h_t), and the gates."""
+    a_i, a_f, a_g, a_o = a
+    p_i, p_f, p_o = _peepholes(peephole, c.shape)
     i = jax.nn.sigmoid(a_i if p_i is None else a_i + p_i * c)
     f = jax.nn.sigmoid(a_f if p_f is None else a_f + p_f * c)
     g = jnp.tanh(a_g)
@@ -135,7 +141,7 @@ def _backward(
     num_inputs = xs.shape[-1]
     kernels = jnp.split(weights.kernel, 4, axis=-1)
     to_hidden = [kernel[num_inputs:].T for kernel in kernels]
-    p_i, p_f, p_o = _peepholes(weights, dc_last.shape)
+    p_i, p_f, p_o = _peepholes(weights.peephole, dc_last.shape)
 
     # The gates stay four arrays throughout: kept as one, which is cut and joined at every step,
     # they took this loop up to twice the time on CPU.
@@ -184,12 +190,12 @@ _fused.defvjp(_forward, _backward)
 
 
 def _peepholes(
-    weights: Weights, shape: tuple[int, ...]
+    peephole: Array | None, shape: tuple[int, ...]
 ) -> tuple[Array, Array, Array] | tuple[None, None, None]:
     """(p_i, p_f, p_o), each broadcast to `shape`."""
-    if weights.peephole is None:
+    if peephole is None:
         return None, None, None
-    p_i, p_f, p_o = (jnp.broadcast_to(row, shape) for row in weights.peephole)
+    p_i, p_f, p_o = (jnp.broadcast_to(row, shape) for row in peephole)
     return p_i, p_f, p_o
 
 
