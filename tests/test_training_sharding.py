@@ -9,90 +9,296 @@ import sys
 import textwrap
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mdnjax import training
 
+# Few steps, each waited for: simulated devices on two cores may wait for each other for ever.
 SCRIPT = """
-    import json, re
+    import json, re, sys
     import jax
-    jax.config.update("jax_num_cpu_devices", 4)
-    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_num_cpu_devices", 8)
     import jax.numpy as jnp, numpy as np, optax
     from flax import nnx
-    from mdnjax import nets, training
+    import mdnjax as mdn
+    from mdnjax import nets, strokes, training
 
-    stack = nets.LSTMStack(3, (8,), 2, rngs=nnx.Rngs(0))
-    net = nets.functional(stack, method="unroll")
-    params = jax.tree.map(lambda p: p.astype(jnp.float64), net.params)
-    rng = np.random.default_rng(0)
-    data = rng.normal(size=(6, 8, 5, 5))
-    weights = rng.integers(0, 2, (6, 8, 5)).astype(float)
+    MESH = jax.make_mesh((8,), ("batch",))
+    HEAD = strokes.stroke_head(3)
+
+    def writer(dtype, rows):
+        stack = nets.LSTMStack(
+            3, (8,), nets.MixtureDense(8, HEAD, rngs=nnx.Rngs(1)), clip_gradient=0.1,
+            rngs=nnx.Rngs(0),
+        )
+        network = nets.functional(stack, method="unroll")
+        params = jax.tree.map(lambda p: p.astype(dtype), network.params)
+        carry = jax.tree.map(lambda c: c.astype(dtype), stack.initial_carry((rows,)))
+
+        def batches(n):
+            rng = np.random.default_rng((0, n))
+            points = rng.normal(size=(rows, 7, 3)).astype(dtype)
+            points[..., 2] = points[..., 2] > 1
+            starts = rng.uniform(size=(rows, 7)) < 0.2
+            return {"points": points, "starts": starts, "mask": rng.uniform(size=(rows, 6)) < 0.8}
+
+        def loss(params, state, batch, key):
+            points, starts = batch["points"], jnp.asarray(batch["starts"])
+            target = {"offset": points[:, 1:, :2], "pen_up": points[:, 1:, 2]}
+            target = strokes.dequantize(key, target, (0.1, 0.1))
+            inputs = points[:, :-1]
+            (carry, raw), _ = network.apply(params, {}, inputs, state["carry"], starts[:, :-1])
+            weight = (jnp.asarray(batch["mask"]) & ~starts[:, 1:]).astype(dtype)
+            return HEAD.nll(raw, target), weight, {"carry": carry}
+
+        optimizer = training.muon(lambda name: name.startswith("layers/"))
+        return loss, params, {"carry": carry}, batches, optimizer
+
+    def mlp(dtype, rows):
+        head = mdn.GaussianHead(num_components=3, dim=1)
+        network = nets.functional(
+            nets.MLP(2, (9,), nets.MixtureDense(9, head, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(0))
+        )
+
+        def batches(n):
+            x = np.random.default_rng((1, n)).normal(size=(rows, 2)).astype(dtype)
+            return {"x": x, "y": np.sin(x[:, :1])}
+
+        def loss(params, state, batch, key):
+            raw, _ = network.apply(params, {}, batch["x"])
+            return head.nll(raw, batch["y"]), jnp.ones(len(batch["x"]), dtype), state
+
+        params = jax.tree.map(lambda p: p.astype(dtype), network.params)
+        return loss, params, {}, batches, training.adam()
+
+    def on_mesh(state):
+        divided = training.split_batch(state, MESH) if state else state
+        return divided.batch if isinstance(divided, training.PaddedBatch) else divided
+
+    def step_on(make, dtype, rows, steps):
+        loss, params, state, batches, optimizer = make(dtype, rows)
+        step = training.make_step(loss, optimizer, schedule=lambda n, budget: jnp.float32(0.01))
+        key = jax.random.key(0)
+        one = training.init_state(params, state, optimizer, budget=9)
+        many = training.init_state(params, on_mesh(state), optimizer, budget=9)
+        many = training.replicate(many, MESH)
+        text = step.lower(
+            many, training.split_batch(batches(0), MESH), key, np.int32(0)
+        ).compile().as_text()
+        for n in range(steps):
+            one, reported = step(one, batches(n), key, np.int32(n))
+            many, also = step(many, training.split_batch(batches(n), MESH), key, np.int32(n))
+            jax.block_until_ready((one, many))
+        worst = worst_norm = carried = 0.0
+        for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params), strict=True):
+            a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+            worst = max(worst, np.max(np.abs(a - b)))
+            worst_norm = max(worst_norm, np.linalg.norm(a - b) / np.linalg.norm(a))
+        for a, b in zip(jax.tree.leaves(one.state), jax.tree.leaves(many.state), strict=True):
+            carried = max(carried, float(np.max(np.abs(np.asarray(a) - np.asarray(b)[:rows]))))
+        reduced = 0
+        for line in re.findall(r"= (.*?) all-reduce(?:-start)?\\(", text):
+            for bits, shape in re.findall(r"[a-z]+(\\d+)\\[([0-9,]*)\\]", line):
+                count = int(np.prod([int(n) for n in shape.split(",") if n]))
+                reduced += count * int(bits) // 8
+        others = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+        return {
+            "absolute": worst, "relative": worst_norm, "carried": carried,
+            "nats": abs(float(reported.nats) - float(also.nats)),
+            "weights": [float(reported.weight), float(also.weight)],
+            "reduced": reduced, "others": [name for name in others if f" {name}" in text],
+            "learned": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+            "scalar": np.dtype(dtype).itemsize,
+            "carry": [list(leaf.sharding.spec) for leaf in jax.tree.leaves(many.state)],
+            "params": [list(leaf.sharding.spec) for leaf in jax.tree.leaves(many.params)],
+        }
+
+    found = {}
+    for name, make, rows in (("writer", writer, 16), ("writer", writer, 13), ("mlp", mlp, 13)):
+        for dtype, steps in ((np.float64, 2), (np.float32, 1)):
+            with jax.enable_x64(dtype == np.float64):
+                found[f"{name}, {rows} rows, {dtype.__name__}"] = step_on(make, dtype, rows, steps)
+    print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def eight_devices():
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert len(found) == 6
+    return found
+
+
+def test_eight_devices_train_as_one(eight_devices):
+    for name, found in eight_devices.items():
+        exact = name.endswith("float64")
+        assert found["absolute" if exact else "relative"] < (1e-12 if exact else 1e-5), name
+        assert found["nats"] < (1e-12 if exact else 1e-5), name
+        assert found["carried"] < (1e-12 if exact else 1e-5), name
+        assert found["weights"][0] == found["weights"][1] > 0, name
+
+
+def test_rows_stay_divided_and_parameters_replicated(eight_devices):
+    for name, found in eight_devices.items():
+        assert found["carry"] == [["batch"]] * (2 if name.startswith("writer") else 0), name
+        assert found["params"] == [[]] * len(found["params"]), name
+
+
+def test_a_step_sums_gradients_and_moves_nothing_else(eight_devices):
+    for name, found in eight_devices.items():
+        assert found["others"] == [], name
+        assert found["learned"] <= found["reduced"], name
+        assert found["reduced"] <= found["learned"] + 8 * found["scalar"], name
+
+
+RUNS = """
+    import json, pathlib, shutil, sys
+    import jax
+    jax.config.update("jax_num_cpu_devices", 8)
+    import jax.numpy as jnp, numpy as np, optax
+    from mdnjax import training
+
+    out = pathlib.Path(sys.argv[1])
+    mesh = jax.make_mesh((8,), ("batch",))
+
+    # A carry that is a running sum of each row's inputs, and a count.
+    def loss(params, state, batch, key):
+        carry = state["carry"] + batch["x"]
+        noise = 0.1 * jax.random.normal(key, carry.shape)
+        nats = jnp.sum((params["w"] * carry + noise - 1) ** 2, -1)
+        return nats, batch["weight"], {"carry": carry, "count": state["count"] + 1}
 
     def batches(n):
-        return {"x": data[n, ..., :3], "y": data[n, ..., 3:], "weight": weights[n]}
+        rng = np.random.default_rng(n)
+        x = rng.normal(size=(13, 3)).astype(np.float32)
+        return {"x": x, "weight": rng.uniform(0.5, 2, 13).astype(np.float32)}
 
-    def loss(params, state, batch, key):
-        (carry, raw), _ = net.apply(params, {}, batch["x"], state["carry"])
-        return jnp.sum((raw - batch["y"]) ** 2, -1), batch["weight"], {"carry": carry}
+    shapes = []
 
-    def run(mesh):
-        carry = jax.tree.map(lambda c: c.astype(jnp.float64), stack.initial_carry((8,)))
-        if mesh is not None:
-            carry = training.split_batch(carry, mesh)
-        options = dict(optimizer=optax.adam(1e-2), steps=6, progress="off", mesh=mesh)
-        return training.fit(loss, params, {"carry": carry}, batches, **options)
+    def run(folder, mesh, stop=None, **options):
+        def stopping(n):
+            if n == stop:
+                raise RuntimeError("stopped")
+            return batches(n)
 
-    mesh = jax.make_mesh((4,), ("batch",))
-    one, four = run(None), run(mesh)
-    difference = max(
-        float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
-        for a, b in zip(
-            jax.tree.leaves((one.params, one.state)), jax.tree.leaves((four.params, four.state))
+        def validate(params, state):
+            shapes.append(list(np.shape(state["carry"])))
+            return float(jnp.sum(params["w"] ** 2) + jnp.sum(state["carry"] ** 2))
+
+        carry = jnp.zeros((13, 3))
+        carry = carry if mesh is None else training.split_batch(carry, mesh)
+        return training.fit(
+            loss, {"w": jnp.ones(3)}, {"carry": carry, "count": 0.0}, stopping,
+            optimizer=optax.adam(0.01), steps=6, validate=validate, validations=2, out=folder,
+            progress="off", mesh=mesh, **options,
         )
-    )
-    step = training.make_step(loss, optax.adam(1e-2))
-    text = step.lower(
-        four.last, training.split_batch(batches(0), mesh), jax.random.key(0), np.int32(0)
-    ).compile().as_text()
-    reduced = re.findall(r"= (.*?) all-reduce(?:-start)?\\(", text)
-    sizes = [
-        int(np.prod([int(n) for n in shape.split(",") if n]))
-        for line in reduced for shape in re.findall(r"f64\\[([0-9,]*)\\]", line)
+
+    def stopped(folder, mesh):
+        try:
+            run(folder, mesh, stop=4)
+        except RuntimeError:
+            return folder
+
+    def plain(result):
+        trees = (result.params, result.state, result.last.params, result.last.state)
+        return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(trees)]
+
+    one, eight = stopped(out / "one", None), stopped(out / "eight", mesh)
+    copies = [shutil.copytree(a, out / f"{a.name} moved") for a in (one, eight)]
+    arrays = training.read_config(training.find_checkpoint(eight, prefer="last"))["arrays"]
+    # Without a carry, batches may differ in size: two of 16 rows, and a last one of 13.
+    def independent(params, state, batch, key):
+        return (batch @ params["w"] - 1) ** 2, jnp.ones(len(batch)), state
+    parts = [np.random.default_rng(n).normal(size=(rows, 3)) for n, rows in enumerate((16, 16, 13))]
+    parts = [part.astype(np.float32) for part in parts]
+    weights = [
+        training.fit(
+            independent, {"w": jnp.ones(3)}, {}, parts.__getitem__, optimizer=optax.sgd(0.1),
+            steps=3, progress="off", mesh=m,
+        ).params["w"].tolist()
+        for m in (None, mesh)
+    ]
+    values = [
+        training.make_validation(jax.random.key(0), independent, parts, mesh=m)(
+            {"w": jnp.ones(3)}, {}
+        )
+        for m in (None, mesh)
     ]
     print(json.dumps({
-        "difference": difference,
-        "carry": list(jax.tree.leaves(four.state)[0].sharding.spec),
-        "params": list(jax.tree.leaves(four.params)[0].sharding.spec),
-        "gathers": text.count(" all-gather"),
-        "reduced": sum(sizes),
-        "learned": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "runs": [
+            plain(run(one, None, resume=True)),
+            plain(run(eight, mesh, resume=True)),
+            plain(run(copies[0], mesh, resume=True)),
+            plain(run(copies[1], None, resume=True)),
+        ],
+        "carry": arrays["state"]["state/carry"],
+        "shapes": shapes,
+        "weights": weights,
+        "values": values,
     }))
 """
 
 
 @pytest.fixture(scope="module")
-def four_devices():
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
+def runs(tmp_path_factory):
+    command = [sys.executable, "-c", textwrap.dedent(RUNS), str(tmp_path_factory.mktemp("runs"))]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_four_devices_train_as_one(four_devices):
-    assert four_devices["difference"] < 1e-12
+def test_a_run_goes_on_with_another_number_of_devices(runs):
+    whole, *others = runs["runs"]
+    assert len(whole) == 6
+    for other in others:
+        for a, b in zip(whole, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_the_carry_stays_divided_and_parameters_replicated(four_devices):
-    assert four_devices["carry"] == ["batch"]
-    assert four_devices["params"] == []
+def test_nobody_outside_sees_the_rows_that_fill_up(runs):
+    assert runs["carry"] == "float32[13, 3]"
+    assert runs["shapes"] == [[13, 3]] * len(runs["shapes"])
+    assert np.shape(runs["runs"][1][1]) == (13, 3)
 
 
-def test_a_step_sums_gradients_and_moves_nothing_else(four_devices):
-    assert four_devices["gathers"] == 0
-    learned = four_devices["learned"]
-    assert learned <= four_devices["reduced"] <= learned + 8
+def test_a_last_batch_may_be_smaller(runs):
+    for a, b in (runs["weights"], runs["values"]):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_rows_that_fill_up_count_for_nothing_whatever_the_loss_says():
+    def loss(params, state, batch, key):
+        return (batch * params["w"] - 1) ** 2, jnp.full(len(batch), 3.0), state
+
+    optimizer = optax.sgd(0.1)
+    step = training.make_step(loss, optimizer)
+    results = []
+    for batch in (np.float32([1, 2, 3]), training.pad_batch(np.float32([1, 2, 3]), 4)):
+        state = training.init_state({"w": 0.5}, {}, optimizer, budget=1)
+        results.append(step(state, batch, jax.random.key(0)))
+    (plain, reported), (padded, also) = results
+    np.testing.assert_allclose(plain.params["w"], padded.params["w"], rtol=1e-6)
+    assert float(reported.weight) == float(also.weight) == 9.0
+    # Filled up once more, for more devices: still three rows.
+    twice = training.pad_batch(training.pad_batch(np.float32([1, 2, 3]), 4), 5)
+    np.testing.assert_array_equal(twice.real, [True, True, True, False, False])
+    np.testing.assert_array_equal(twice.batch, [1, 2, 3, 3, 3])
+
+    def summed(params, state, batch, key):
+        nats, weight, state = loss(params, state, batch, key)
+        return jnp.sum(nats)[None], jnp.sum(weight)[None], state
+
+    state = training.init_state({"w": 0.5}, {}, optimizer, budget=1)
+    with pytest.raises(ValueError, match=r"nats \(1,\) for a padded batch of 4 rows"):
+        training.make_step(summed, optimizer)(
+            state, training.pad_batch(np.float32([1, 2, 3]), 4), jax.random.key(0)
+        )
 
 
 def test_what_cannot_be_divided_is_named():

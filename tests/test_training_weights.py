@@ -98,9 +98,7 @@ def test_state_and_narrow_dtypes_come_back(tmp_path):
             np.testing.assert_array_equal(file.get_tensor(name), leaf)
         np.testing.assert_array_equal(file.get_tensor("state/mean"), state["mean"])
         assert file.get_tensor("state/none").shape == (0, 2)
-    with pytest.raises(
-        training.CheckpointError, match=r"bias: got bfloat16\[3\], expected float32"
-    ):
+    with pytest.raises(training.CheckpointError, match=r"bias: got bfloat16\[3\], expected"):
         training.read_safetensors(path)
 
 
@@ -163,9 +161,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(model, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
     try:
-        with pytest.raises(
-            training.SaveError, match=r"m.safetensors could not be written: .*EFBIG"
-        ):
+        with pytest.raises(training.SaveError, match=r"m\.safetensors could not .*EFBIG"):
             training.write_safetensors(path, model)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -35,7 +35,7 @@ def learning_curve(
     curve is cut off where it would flatten all that follows.
 
     Args:
-        records: Lines of metrics as `training.fit` writes them: `nats` (training) and `valid`
+        records: Lines of metrics as `training.read_metrics` returns them: `nats` (training) and `valid`
             (validation) may be missing or None; the axis needs `points`, `seconds` or `step`.
         baselines: Name and level of each baseline, in the same unit.
         against: What the horizontal axis counts.
