@@ -7,6 +7,7 @@ predicts much the same, spread-out mixture for every input.
 """
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -66,16 +67,26 @@ class MixtureDense(nnx.Module):
         self.kernel: nnx.Param[Array] = nnx.Param(kernel_scale / np.sqrt(in_features) * kernel)
         self.bias: nnx.Param[Array] = nnx.Param(bias)
 
-    def __call__(self, inputs: Float[ArrayLike, "*batch F"]) -> Float[Array, "*batch P"]:
+    def __call__(self, *inputs: Float[ArrayLike, "*batch _"]) -> Float[Array, "*batch P"]:
         """The raw outputs.
 
         Args:
-            inputs: `[..., in_features]`.
+            *inputs: `[..., in_features]`; or parts of it `[..., F_n]`, as if side by side. To join
+                wide parts would cost a copy of them, and another of their gradient.
 
         Returns:
             `[..., num_outputs]`.
+
+        Raises:
+            ValueError: The widths do not add up to `in_features`.
         """
-        raw = jnp.asarray(inputs) @ self.kernel[...]
+        parts = [jnp.asarray(part) for part in inputs]
+        widths = [part.shape[-1] for part in parts]
+        total = self.kernel.shape[0]
+        require(sum(widths) == total, "MixtureDense", "inputs", f"widths {widths}", f"{total} wide")
+        kernels = jnp.split(self.kernel[...], list(itertools.accumulate(widths[:-1])))
+        first, *others = (part @ kernel for part, kernel in zip(parts, kernels, strict=True))
+        raw = sum(others, start=first)
         return raw + jnp.broadcast_to(self.bias[...], raw.shape)
 
 

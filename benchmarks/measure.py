@@ -1,0 +1,74 @@
+"""How the benchmarks measure: contestants in turn, medians with quartiles, one line on the machine.
+
+Every contestant runs once a round, so that whatever else slows the machine slows them alike. A
+contestant returns only when its work is done. Ratios are taken within rounds, and count; absolute
+times do not travel.
+"""
+
+import dataclasses
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A median between its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Spread":
+        """The spread of values `[n]`."""
+        low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+        return cls(float(median), float(low), float(high))
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.median:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 3,
+    pause: float = 0.02,
+) -> dict[str, np.ndarray]:
+    """Times contestants in turn.
+
+    Args:
+        contestants: By name, functions that return when their work is done.
+        rounds: How often each is timed.
+        warmup: How often each runs before.
+        pause: Seconds of rest before each run, in which other libraries' threads go to sleep.
+
+    Returns:
+        By name, the seconds of each round.
+    """
+    for run in contestants.values():
+        for _ in range(warmup):
+            run()
+    seconds = {name: np.empty(rounds) for name in contestants}
+    for n in range(rounds):
+        for name, run in contestants.items():
+            time.sleep(pause)
+            begin = time.perf_counter()
+            run()
+            seconds[name][n] = time.perf_counter() - begin
+    return seconds
+
+
+def machine(device: str, *packages: str) -> str:
+    """One line: the device, and the versions of Python and of packages that are installed."""
+    versions = [f"Python {platform.python_version()}"]
+    for package in packages:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{package} not installed")
+    return f"{device}, {platform.machine()}; {', '.join(versions)}"
