@@ -35,8 +35,9 @@ def learning_curve(
     curve is cut off where it would flatten all that follows.
 
     Args:
-        records: Lines of metrics as `training.read_metrics` returns them: `nats` (training) and `valid`
-            (validation) may be missing or None; the axis needs `points`, `seconds` or `step`.
+        records: Lines of metrics as `training.read_metrics` returns them: `nats` (training) and
+            `valid` (validation) may be missing or None; the axis needs `points`, `seconds` or
+            `step`.
         baselines: Name and level of each baseline, in the same unit.
         against: What the horizontal axis counts.
         smoothing: Share of the run over which the training curve is smoothed; 0 for not at all.
