@@ -342,3 +342,53 @@ def test_a_clip_that_makes_no_sense_is_named():
     for options in ({"clip_gradient": 0.0}, {"clip_gradient": 1.0, "backward": "scan"}):
         with pytest.raises(ValueError, match=r"LSTMStack: clip_gradient must be None, or positive"):
             nets.LSTMStack(3, (4,), 2, rngs=nnx.Rngs(0), **options)
+
+
+@pytest.mark.parametrize("output", ["linear", "mixture"])
+def test_stepper_is_graves_equations(x64, output):
+    stack, _, params = random_stack(dtype=jnp.float64)
+    if output == "mixture":
+        head = mdn.GaussianHead(num_components=2, dim=1)
+        layer = nets.MixtureDense(9, head, rngs=nnx.Rngs(0))
+        stack = nets.LSTMStack(3, (5, 4), layer, peepholes=True, rngs=nnx.Rngs(0))
+        shapes = nets.functional(stack).params
+        rng = np.random.default_rng(1)
+        params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
+    x = np.random.default_rng(0).normal(size=(3, 7, 3))
+    _, expected = numpy_stack(params, x)
+    unroll = nets.functional(stack, method="unroll")
+    (before, first), _ = unroll.apply(params, {}, x[:, :2])
+    (step, carry), _ = nets.functional(stack, method="stepper").apply(params, {}, before)
+    outputs = [first[:, 0], first[:, 1]]
+    for t in range(2, 7):
+        carry, raw = step(carry, x[:, t])
+        outputs.append(raw)
+    np.testing.assert_allclose(np.stack(outputs, 1), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_stepper_compiles_once_for_all_parameters():
+    stack, _, params = random_stack()
+    stepper = nets.functional(stack, method="stepper")
+    traces = []
+
+    @jax.jit
+    def walk(step, carry):
+        traces.append(1)
+        return step(carry, jnp.ones((2, 3)))[1]
+
+    for scale in (1.0, 0.5):
+        scaled = jax.tree.map(lambda leaf, scale=scale: scale * leaf, params)
+        (step, carry), _ = stepper.apply(scaled, {}, stack.initial_carry((2,)))
+        walk(step, carry)
+    assert len(traces) == 1
+
+
+def test_stepper_refuses_what_it_cannot_lay_out():
+    stack, _, _ = random_stack()
+    with pytest.raises(ValueError, match=r"LSTMStack\.stepper: carry must be"):
+        stack.stepper(stack.initial_carry())
+    with pytest.raises(ValueError, match="carry must be"):
+        stack.stepper(stack.initial_carry((2,))[:1])
+    deep = nets.LSTMStack(3, (4,), nets.MLP(4, (4,), 2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"LSTMStack\.stepper: output must be nnx\.Linear"):
+        deep.stepper(deep.initial_carry((2,)))

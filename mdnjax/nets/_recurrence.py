@@ -49,13 +49,24 @@ def cell(weights: Weights, state: State, x: Sequence[Array]) -> tuple[State, Gat
     """One step of the recurrence: the next state, and the gates that made it."""
     c, h = state
     a = jnp.concatenate([*x, h], axis=-1) @ weights.kernel
-    a = a + jnp.broadcast_to(weights.bias, a.shape)
-    if weights.peephole is None:
-        i, f, g, o = _gates(a)
+    return activate(a + jnp.broadcast_to(weights.bias, a.shape), c, weights.peephole)
+
+
+def activate(a: Array, c: Array, peephole: Array | None, *, axis: int = -1) -> tuple[State, Gates]:
+    """The step from its pre-activations: the next state, and the gates.
+
+    Args:
+        a: Four times as wide as c along `axis`, the gates in the order i, f, g, o.
+        c: The cell before.
+        peephole: p_i, p_f, p_o, each broadcast to c; or None.
+        axis: Where the gates stand one after another.
+    """
+    if peephole is None:
+        i, f, g, o = _gates(a, axis)
         c = f * c + i * g
     else:
-        a_i, a_f, a_g, a_o = jnp.split(a, 4, axis=-1)
-        p_i, p_f, p_o = _rows(weights.peephole, c.shape)
+        a_i, a_f, a_g, a_o = jnp.split(a, 4, axis)
+        p_i, p_f, p_o = _rows(peephole, c.shape)
         i = jax.nn.sigmoid(a_i + p_i * c)
         f = jax.nn.sigmoid(a_f + p_f * c)
         g = jnp.tanh(a_g)
@@ -64,17 +75,16 @@ def cell(weights: Weights, state: State, x: Sequence[Array]) -> tuple[State, Gat
     return (c, o * jnp.tanh(c)), (i, f, g, o)
 
 
-def _gates(a: Array) -> Gates:
+def _gates(a: Array, axis: int) -> Gates:
     """sigmoid, sigmoid, tanh, sigmoid of the quarters of a, by sigmoid(x) = (1 + tanh(x/2)) / 2.
 
     XLA divides one tanh of all four gates among the cores of a CPU; of four small functions each
     runs on one, while the others fall asleep: a third of the forward pass at 256 cells.
     """
-    quarter = a.shape[-1] // 4
-    is_sigmoid = np.repeat([True, True, False, True], quarter)
-    half = jnp.broadcast_to(jnp.where(is_sigmoid, 0.5, 1.0).astype(a.dtype), a.shape)
+    slopes = np.repeat([0.5, 0.5, 1.0, 0.5], a.shape[axis] // 4).astype(a.dtype)
+    half = jnp.moveaxis(jnp.broadcast_to(slopes, jnp.moveaxis(a, axis, -1).shape), -1, axis)
     gates = half * jnp.tanh(half * a) + (1 - half)
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    i, f, g, o = jnp.split(gates, 4, axis)
     return i, f, g, o
 
 

@@ -74,8 +74,7 @@ def step(weights: StackColumns, carry: Columns, inputs: ArrayLike) -> tuple[Colu
         if layer.below is not None:
             a = a + layer.below @ after[-1][1]
         a = a + jnp.broadcast_to(layer.bias, a.shape)
-        gates = jnp.split(a, 4)
-        state, _ = recurrence.activate((gates[0], gates[1], gates[2], gates[3]), c, layer.peephole)
+        state, _ = recurrence.activate(a, c, layer.peephole, axis=0)
         after.append(state)
     first, *others = (w @ h for w, (_, h) in zip(weights.outputs, after, strict=True))
     raw = sum(others, first)
