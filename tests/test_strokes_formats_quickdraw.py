@@ -92,6 +92,7 @@ BROKEN = [
     (line(RAW).replace("key_id", "key"), "no 'key_id'"),
     (line(RAW).replace('"word"', '"ward"'), "no 'word'"),
     (line(RAW).replace("drawing", "drowing"), "no 'drawing'"),
+    (line(RAW)[:-2] + "," + line(RAW, key="8")[1:], "a field stands there twice"),
     (line(RAW, word=""), "the word is '', expected a string"),
     (line(RAW, word="a\tb"), r"the word is 'a\\tb', which cannot be printed"),
     (line(RAW, word="\ud800"), "cannot be printed"),

@@ -103,6 +103,10 @@ def read_members(
     place = "archive"
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            # A damaged length in the directory swallows the entries after it, unseen by zipfile.
+            file.seek(size - 22 - len(archive.comment))
+            said, found = int.from_bytes(file.read(12)[10:], "little"), len(archive.infolist())
+            _require(path, place, found == said, f"says it has {said} members, but has {found}")
             chosen = {}
             for info in archive.infolist():
                 place = info.filename.removesuffix(".npy")

@@ -161,7 +161,15 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no coordinate")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of an object; lost letters can make one object of two."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a field stands there twice")
+    return fields
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
 
 
 def _parse(line: bytes) -> _Drawing:

@@ -73,6 +73,8 @@ def read_stroke3(path: str | os.PathLike[str], *, resolution: float | None = Non
         raise StrokeFormatError(path, "file", "no drawings")
     lengths = np.array([len(drawing) for drawing in drawings])
     rows = np.concatenate(drawings)
+    if rows.dtype.kind == "f":
+        rows = rows.astype(np.float64)  # float16 does not hold the limits below
     starts = np.cumsum(lengths) - lengths
     rows[starts, :2] = 0
     _check_rows(path, ids, starts, rows, whole=resolution is None)
