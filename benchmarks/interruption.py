@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -171,7 +172,9 @@ def unfinished(folder: pathlib.Path) -> list[str]:
     return [f"{path.parent.name}/{int(path.name.split('.')[1])}" for path in found]
 
 
-def kill(process: subprocess.Popen[bytes], folder: pathlib.Path, when: Kill, pace: "Pace") -> bool:
+def kill(
+    process: subprocess.Popen[bytes], folder: pathlib.Path, size: Size, when: Kill, pace: "Pace"
+) -> bool:
     """Kills a process at the time given; False where it ended before."""
     known = len(list(folder.glob("batches-*")))
 
@@ -182,7 +185,7 @@ def kill(process: subprocess.Popen[bytes], folder: pathlib.Path, when: Kill, pac
     if when.kind == "start":
         wait(time.monotonic() + when.at * pace.start)
     else:
-        while not trains(folder, known) and process.poll() is None:
+        while not trains(folder, size, known) and process.poll() is None:
             time.sleep(0.001)
         if when.kind == "step":
             wait(time.monotonic() + when.at * pace.training)
@@ -218,7 +221,7 @@ def undisturbed(folder: pathlib.Path, size: Size, cache: pathlib.Path | None) ->
         now = time.monotonic()
         writing += now - since if names else 0.0
         since = now
-        if first is None and trains(folder, 0):
+        if first is None and trains(folder, size, 0):
             first = now
         time.sleep(0.001)
     if process.returncode != 0 or first is None or not seen:
@@ -226,10 +229,11 @@ def undisturbed(folder: pathlib.Path, size: Size, cache: pathlib.Path | None) ->
     return Pace(first - began, time.monotonic() - first, len(seen), writing / len(seen))
 
 
-def trains(folder: pathlib.Path, known: int) -> bool:
-    """Whether a process later than those known asks for its second batch: the step is compiled."""
+def trains(folder: pathlib.Path, size: Size, known: int) -> bool:
+    """Whether a process later than those known is past its first validation: all is compiled."""
     found = sorted(folder.glob("batches-*"))
-    return len(found) > known and found[-1].read_bytes().count(b"\n") > 1
+    past = math.ceil(size.steps / VALIDATIONS) + 1
+    return len(found) > known and found[-1].read_bytes().count(b"\n") > past
 
 
 def differences(folder: pathlib.Path, other: pathlib.Path, size: Size) -> list[str]:
@@ -325,7 +329,7 @@ def main() -> None:
                 while True:
                     before = len(logs(folder))
                     begun = time.monotonic()
-                    if kill(start(folder, size, cache), folder, when, pace):
+                    if kill(start(folder, size, cache), folder, size, when, pace):
                         break
                     # It was faster than the one measured: judged as it is, and anew, killed sooner.
                     failed += judge(work / "whole", folder, size)

@@ -199,7 +199,15 @@ def test_signals_elsewhere_than_in_a_step(tmp_path):
     result = quick(validate=interrupt, validations=1)
     assert (result.stopped, result.last.step, result.checkpoint) == ("interrupted", 12, None)
     folder = tmp_path / "warming"
-    result = quick(on_trace=interrupt, steps=None, minutes=1.0, out=folder)
+    asked = []
+    result = quick(
+        on_trace=interrupt,
+        batches=lambda n: asked.append(n) or np.float32([n, 0]),
+        steps=None,
+        minutes=1.0,
+        out=folder,
+    )
+    assert asked == [0]
     assert (result.stopped, result.last.step, result.checkpoint) == ("interrupted", 0, None)
     assert {p.name for p in folder.iterdir()} == {"metrics.jsonl", "timings.jsonl"}
     assert quick(out=folder, resume=True).stopped == "budget"
