@@ -5,8 +5,8 @@ mixture of Gaussians over the offset, times the probability that the pen is then
 from that density, point by point, is writing.
 
 With no arguments it learns from a built-in corpus of generated handwriting, in about five minutes
-on two CPU cores. --data takes real handwriting: the IAM-OnDB folder as downloaded, or an .npz
-archive of lines.
+on two CPU cores. --data takes the handwriting and the drawings that people have: the IAM-OnDB
+folder as downloaded, sketch-rnn's archives, Quick, Draw!, UNIPEN text, SVG, or an .npz of lines.
 """
 
 import time
@@ -21,13 +21,13 @@ import math
 import pathlib
 import platform
 import sys
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from handwriting_options import parse_arguments
 
 import mdnjax
 from mdnjax import datasets, nets, plotting, strokes, training
@@ -55,7 +55,7 @@ class Writer(NamedTuple):
 
 def main() -> None:
     """Learns, writes, and says how well."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(__doc__)
     try:
         run(arguments)
     except (ValueError, OSError, ImportError, training.CheckpointError) as error:
@@ -74,7 +74,13 @@ def run(arguments: argparse.Namespace) -> None:
         )
     with plotting.house_style():
         pass
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    training.check_folder(arguments.out)
+    given = None if arguments.prime is None else read_prime(arguments)
+    if given is not None and arguments.resume and is_finished(arguments.out):
+        model = training.load_model(arguments.out, method="step")
+        carry = model.module.initial_carry((arguments.sample,))
+        go_on(arguments, model.network, carry, model.head, model.normalizer, given)
+        return
     mesh = devices_for(arguments.batch)
 
     lines = read_lines(arguments)
@@ -83,20 +89,27 @@ def run(arguments: argparse.Namespace) -> None:
 
     writer, architecture = build(arguments, lines.train, normalizer)
     result = learn(arguments, writer, architecture, lines, mesh)
-    if result.stopped == "interrupted":
-        print(f"interrupted at step {int(result.last.step):,}, which is saved; --resume goes on")
-        sys.exit(130)
+    if result.signal is not None:
+        print(f"{result.signal.name} at step {int(result.last.step):,}, saved; --resume goes on")
+        sys.exit(128 + result.signal)
     writer = writer._replace(params=result.params)
 
     scores = judge(writer, lines, arguments.seed, mesh)
     print_scores(scores)
     draw(arguments, writer, lines, scores)
+    if given is not None:
+        carry = writer.stack.initial_carry((arguments.sample,))
+        go_on(arguments, sampler(writer), carry, writer.head, normalizer, given)
     write_metrics(arguments, scores, result, lines)
+    training.write_safetensors(
+        arguments.out / "model.safetensors", training.load_model(arguments.out)
+    )
     print(
         f"\nlearned from {result.points:,.0f} points in {int(result.last.step):,} steps, "
         f"{result.points / result.seconds:,.0f} points a second\n"
-        f"{arguments.out}: handwriting.svg, handwriting.png, density.png, learning_curve.png, "
-        f"metrics.json\ndone in {(time.monotonic() - STARTED) / 60:.1f} minutes"
+        f"{arguments.out}: handwriting.svg (it moves in a browser), handwriting.gif, "
+        "handwriting.png, density.png, learning_curve.png, metrics.json, model.safetensors\n"
+        f"done in {(time.monotonic() - STARTED) / 60:.1f} minutes"
     )
 
 
@@ -109,13 +122,39 @@ def devices_for(batch: int) -> jax.sharding.Mesh:
 
 
 def read_lines(arguments: argparse.Namespace) -> Lines:
-    """Reads or generates the corpus, cleans real data, and splits it by form."""
+    """Reads or generates the corpus, splits it, and cleans what is learned from."""
     if arguments.data is None:
         corpus = datasets.built_in_pens(arguments.lines, seed=arguments.seed)
         name = "the built-in pens"
     else:
-        corpus = strokes.read(arguments.data, strict=arguments.strict)
+        corpus = read_data(arguments.data, arguments)
         name = arguments.data.name
+    train, valid, test = split(corpus, name, arguments)
+    if arguments.clean:
+        # The lines to be judged on stay as they are: cleaning changes what is to be predicted.
+        train, report = strokes.clean(train)
+        print(report)
+    return Lines(train, valid, test, name)
+
+
+def read_data(path: pathlib.Path, arguments: argparse.Namespace) -> strokes.Corpus:
+    """Reads a file or folder and says what it was taken for."""
+    name = arguments.format or strokes.recognise(path)
+    corpus = strokes.read(path, format=name, strict=arguments.strict)
+    described = {form.name: form.description for form in strokes.FORMATS}
+    print(f"{path.name}: {len(corpus):,} lines; format {name}: {described[name]}")
+    return corpus
+
+
+def split(
+    corpus: strokes.Corpus, name: str, arguments: argparse.Namespace
+) -> tuple[strokes.Corpus, strokes.Corpus, strokes.Corpus]:
+    """Lines to learn from, to stop by, to be judged on: as the publisher split them, or by form."""
+    test = None if arguments.test is None else read_data(arguments.test, arguments)
+    published = ("train", "valid", "test")
+    if corpus.parts is not None and set(corpus.parts.tolist()) == set(published):
+        train, valid, held = (corpus.subset(corpus.parts == part) for part in published)
+        return train, valid, held if test is None else test
     # A twentieth to stop by, a tenth to be judged on; of a handful of forms, at least one each.
     forms = len(set(corpus.forms))
     if forms < 5:
@@ -124,19 +163,12 @@ def read_lines(arguments: argparse.Namespace) -> Lines:
         )
     least = 1.5 / forms
     stop, judge = max(0.05, least), max(0.10, least)
-    if arguments.test is not None:
+    if test is not None:
         train, valid = strokes.split_by(corpus.forms, (1 - stop, stop), seed=arguments.seed)
-        test = strokes.read(arguments.test, strict=arguments.strict)
-    else:
-        shares = (1 - stop - judge, stop, judge)
-        train, valid, held = strokes.split_by(corpus.forms, shares, seed=arguments.seed)
-        test = corpus.subset(held)
-    learned = corpus.subset(train)
-    if arguments.clean:
-        # The lines to be judged on stay as they are: cleaning changes what is to be predicted.
-        learned, report = strokes.clean(learned)
-        print(report)
-    return Lines(learned, corpus.subset(valid), test, name)
+        return corpus.subset(train), corpus.subset(valid), test
+    shares = (1 - stop - judge, stop, judge)
+    train, valid, held = strokes.split_by(corpus.forms, shares, seed=arguments.seed)
+    return corpus.subset(train), corpus.subset(valid), corpus.subset(held)
 
 
 def build(
@@ -289,12 +321,8 @@ def draw(
 ) -> None:
     """Writes the pictures: lines it made up, what it expects, how it learned."""
     out = arguments.out
-
-    def step(params: Any, carry: nets.LSTMCarry, point: jax.Array) -> tuple[Any, jax.Array]:
-        return writer.step(params, {}, carry, point)[0]
-
     written = strokes.generate(
-        jax.tree_util.Partial(step, writer.params),
+        sampler(writer),
         writer.stack.initial_carry((arguments.sample,)),
         writer.head,
         jax.random.key(arguments.seed),
@@ -303,8 +331,7 @@ def draw(
         normalizer=writer.normalizer,
         bias=arguments.bias,
     )
-    strokes.write_svg(out / "handwriting.svg", written, title="Handwriting a network made up")
-    plotting.save(plotting.page(written), out / "handwriting.png")
+    show(out / "handwriting", written, title="Handwriting a network made up")
 
     # A line short enough to see its points, from those the network has not learned from.
     line = lines.test[int(np.argsort(lines.test.lengths)[len(lines.test) // 10])]
@@ -319,6 +346,80 @@ def draw(
     baselines = {name: score.nats_per_point for name, score in scores.items() if name != "network"}
     records = training.read_metrics(out / "metrics.jsonl")
     plotting.save(plotting.learning_curve(records, baselines=baselines), out / "learning_curve.png")
+
+
+def sampler(writer: Writer) -> jax.tree_util.Partial:
+    """The network's step as `generate` takes it."""
+
+    def step(params: Any, carry: nets.LSTMCarry, point: jax.Array) -> tuple[Any, jax.Array]:
+        return writer.step(params, {}, carry, point)[0]
+
+    return jax.tree_util.Partial(step, writer.params)
+
+
+def show(path: pathlib.Path, lines: strokes.Strokes, *, title: str, given: Any = None) -> None:
+    """Draws lines three times: as SVG that draws itself once, as PNG, and as GIF."""
+    once = strokes.Animation(together=True, loop=False)
+    strokes.write_svg(
+        path.with_suffix(".svg"), lines, columns=None, given=given, animation=once, title=title
+    )
+    plotting.save(plotting.page(lines, columns=None, given=given), path.with_suffix(".png"))
+    pens = strokes.Animation(together=True)
+    plotting.write_gif(path.with_suffix(".gif"), lines, columns=None, given=given, animation=pens)
+
+
+def read_prime(arguments: argparse.Namespace) -> strokes.Strokes:
+    """The line to go on with."""
+    corpus = strokes.read(arguments.prime, strict=arguments.strict)
+    if arguments.prime_line > len(corpus):
+        raise ValueError(
+            f"--prime-line: {arguments.prime} has {len(corpus)} lines, got {arguments.prime_line}"
+        )
+    line = corpus[arguments.prime_line - 1]
+    text = str(corpus.texts[arguments.prime_line - 1])
+    print(
+        f"{arguments.prime}, line {arguments.prime_line} of {len(corpus):,}: "
+        f"{len(line.pen_up)} points" + (f", {text!r}" if text else "")
+    )
+    return line
+
+
+def is_finished(out: pathlib.Path) -> bool:
+    """Whether the run in a folder came to its end: its last checkpoint is the one judged."""
+    if not (out / "metrics.json").exists():
+        return False
+    judged = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["training"]["steps"]
+    last = training.read_config(training.find_checkpoint(out, prefer="last"))
+    return bool(last["progress"]["step"] == judged)
+
+
+def go_on(
+    arguments: argparse.Namespace,
+    step: jax.tree_util.Partial,
+    carry: nets.LSTMCarry,
+    head: mdnjax.ProductHead,
+    normalizer: strokes.Normalizer,
+    given: strokes.Strokes,
+) -> None:
+    """Continues a line that somebody wrote by as much again, several times, and draws that."""
+    scaled, factor = strokes.match_scale(given, normalizer)
+    if not 1 / 2 < factor < 2:  # more than people differ: another unit, or another device
+        print(f"its movements are scaled by {factor:.3g}, to the size of those learned from")
+        given = scaled
+    result = strokes.continue_lines(
+        step,
+        carry,
+        head,
+        jax.random.key(arguments.seed),
+        given,
+        num_points=len(given.pen_up),
+        normalizer=normalizer,
+        bias=arguments.bias,
+        num_lines=arguments.sample,
+    )
+    title = "Handwriting that a network goes on with"
+    show(arguments.out / "primed", result.lines, title=title, given=result.given)
+    print(f"{arguments.out}: primed.svg (it moves in a browser), primed.gif, primed.png")
 
 
 def print_facts(lines: Lines, normalizer: strokes.Normalizer, mesh: jax.sharding.Mesh) -> None:
@@ -351,11 +452,11 @@ def print_scores(scores: dict[str, strokes.StrokeScores]) -> None:
     verdict = "counts" if network.raw_counts else "does not count"
     print(
         "  nats: -log p of the next point, offsets in standard deviations of the training lines,\n"
-        "  dequantised by one device unit; less is better. At the device's whole numbers:\n"
+        "  dequantised by one step of the device's lattice; less is better. On that lattice:\n"
         f"  {'as it is':22} {network.raw_nats_per_point:11.3f} "
         f"{network.raw_nats_per_sequence:10.1f}   "
-        f"{verdict}: narrowest component {network.min_scale:.2g} units\n"
-        f"  {'0.4 units wider':22} {network.smoothed_nats_per_point:11.3f} "
+        f"{verdict}: narrowest component {network.min_scale:.2g} steps\n"
+        f"  {'0.4 steps wider':22} {network.smoothed_nats_per_point:11.3f} "
         f"{network.smoothed_nats_per_sequence:10.1f}"
     )
 
@@ -393,108 +494,6 @@ def write_metrics(
 def plain(value: Any) -> Any:
     """A command-line value as JSON has it."""
     return str(value) if isinstance(value, pathlib.Path) else value
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data",
-        metavar="PATH",
-        type=pathlib.Path,
-        help="real handwriting: an IAM-OnDB folder or an .npz archive (default: the built-in pens)",
-    )
-    data.add_argument(
-        "--test",
-        metavar="PATH",
-        type=pathlib.Path,
-        help="lines to be judged on (default: a tenth of the data, whole forms held out)",
-    )
-    data.add_argument("--strict", action="store_true", help="stop at a broken file, do not skip it")
-    data.add_argument(
-        "--clean",
-        action="store_true",
-        help="fill in missing readings and drop over-long jumps of the training lines (Graves)",
-    )
-    data.add_argument(
-        "--lines", metavar="N", type=count, default=6000, help="size of the built-in corpus (6000)"
-    )
-
-    network = parser.add_argument_group("network")
-    network.add_argument(
-        "--hidden", metavar="N", type=count, default=256, help="cells a layer (256)"
-    )
-    network.add_argument("--layers", metavar="N", type=count, default=1, help="LSTM layers (1)")
-    network.add_argument(
-        "--components", metavar="K", type=count, default=20, help="Gaussians in the mixture (20)"
-    )
-
-    learning = parser.add_argument_group("learning")
-    budget = learning.add_mutually_exclusive_group()
-    budget.add_argument("--steps", metavar="N", type=count, help="train for N steps; or")
-    budget.add_argument(
-        "--minutes",
-        metavar="M",
-        type=positive,
-        default=4.8,
-        help="train for so many steps that the whole run takes M minutes (4.8)",
-    )
-    learning.add_argument("--batch", metavar="B", type=count, default=32, help="lines a batch (32)")
-    learning.add_argument(
-        "--window", metavar="T", type=count, default=64, help="points of each line in a batch (64)"
-    )
-    learning.add_argument(
-        "--lr", metavar="RATE", type=positive, default=1e-2, help="peak learning rate (0.01)"
-    )
-    learning.add_argument("--seed", metavar="N", type=int, default=0, help="of all randomness (0)")
-
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--out",
-        metavar="FOLDER",
-        type=pathlib.Path,
-        default=pathlib.Path("runs/handwriting"),
-        help="for pictures, metrics and checkpoints (runs/handwriting)",
-    )
-    there = output.add_mutually_exclusive_group()
-    there.add_argument("--resume", action="store_true", help="go on with the run in that folder")
-    there.add_argument("--overwrite", action="store_true", help="delete the run in that folder")
-    output.add_argument("--sample", metavar="N", type=count, default=8, help="lines to write (8)")
-    output.add_argument(
-        "--bias",
-        metavar="B",
-        type=not_negative,
-        default=0.5,
-        help="neatness: 0 as it was learned, 1 or more tidier, after Graves (0.5)",
-    )
-    return parser.parse_args(argv)
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    number = not_negative(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError("must be above 0, got 0")
-    return number
-
-
-def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
-    number = float(text)
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"must be finite and at least 0, got {number}")
-    return number
 
 
 if __name__ == "__main__":
