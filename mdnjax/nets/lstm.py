@@ -236,10 +236,10 @@ class LSTMStack(nnx.Module):
     ) -> tuple[jax.tree_util.Partial, tuple[tuple[Array, Array], ...]]:
         """`step` for thousands of steps: the weights are cut and turned once, for speed on CPU.
 
-        (step, carry) for `strokes.generate`, where `step(carry, inputs [B, F])` gives
-        (carry, outputs `[B, P]`), as the method does but for its carry: that is laid out otherwise
-        and starts from the one given here. Outputs agree to rounding. On accelerators, where
-        products are many and small, `step` itself may be faster: measure.
+        Gives (step, carry) for `strokes.generate`: `step(carry, inputs [B, F])` returns
+        (carry, outputs `[B, P]`) as the method does, to rounding, but its carry is laid out
+        otherwise and starts from the one given here. It pays in layers of some hundreds of cells;
+        in narrow ones, and on accelerators, where its more but smaller products may not, measure.
 
         Args:
             carry: `[B, H]` of every layer, from `initial_carry`, `unroll` or `step`.
