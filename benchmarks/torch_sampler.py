@@ -6,7 +6,7 @@ A `Stepper` is a network one step at a time, `(inputs [B, 3], state) -> (raw [B,
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import distributions, nn
@@ -32,7 +32,7 @@ def modules_step(writer: Writer) -> Stepper:
 
 def cells_step(writer: Writer) -> Stepper:
     """The same weights in `nn.LSTMCell`s, which are made for single steps."""
-    cells = [_cell(layer) for layer in writer.layers]
+    cells = [_cell(cast(nn.LSTM, layer)) for layer in writer.layers]
 
     def step(inputs: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         hidden, after = [], []
