@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdnjax.strokes import Corpus, write_svg
+from mdnjax.strokes import Animation, Corpus, write_svg
 from mdnjax.strokes.curves import bezier, set_page, thin
 from mdnjax.strokes.formats import StrokeFormatError, read, read_svg, recognise
 
@@ -101,7 +101,8 @@ def test_transforms_nest_and_place_strokes(strokes):
 
 def test_what_is_not_drawn_is_skipped(strokes):
     elements = """<title>A <b>title</b></title><style>path { fill: none }</style>
-        <rect width="100%" height="100%" fill="white"/><metadata><x xmlns="other"/></metadata>
+        <rect width="100%" height="100%" fill="white"/><g stroke="none"><ellipse r="1"/></g>
+        <g stroke="red"><circle r="2" style="stroke:none"/><rect stroke="none"/></g><metadata><x xmlns="other"/></metadata>
         <defs><path d="M0 0h9"/><g><path d="nonsense"/></g></defs>
         <clipPath id="c"><path d="M0 0h9"/></clipPath><mask><line x2="9"/></mask>
         <symbol><line x2="9"/></symbol><marker><line x2="9"/></marker>
@@ -207,6 +208,15 @@ def test_the_default_tolerance_follows_the_size_of_the_picture(strokes):
     np.testing.assert_allclose(large, small * 1e5, rtol=1e-4, atol=1)
     box = np.ptp(SMOOTH[:2001, 0])
     assert distance(SMOOTH[:2001], large / 1000) <= box / 4000
+
+
+def test_an_svg_that_draws_itself_is_read_as_it_stands(tmp_path):
+    lines = list(handwriting(3, 2))
+    write_svg(tmp_path / "still.svg", lines)
+    write_svg(tmp_path / "moving.svg", lines, animation=Animation())
+    still, moving = (read(tmp_path / f"{name}.svg", strict=True) for name in ("still", "moving"))
+    np.testing.assert_array_equal(still.strokes.offsets, moving.strokes.offsets)
+    np.testing.assert_array_equal(still.strokes.pen_up, moving.strokes.pen_up)
 
 
 def test_curves_of_too_many_points_are_refused(strokes):

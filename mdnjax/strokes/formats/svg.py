@@ -7,9 +7,9 @@ document; points that repeat the one before are dropped (an SVG has no time), so
 round caps make a dot, is a stroke of one point. A `M` that draws nothing is nothing.
 
 What is not drawn is skipped: definitions, clip paths, masks, symbols, `display: none`, metadata.
-`<rect>` without a stroke is paper. Ink of other kinds (`<circle>`, `<ellipse>`, stroked `<rect>`,
-`<text>`, `<image>`, `<use>`, a nested `<svg>`) is not read, and a warning says so. Style sheets
-are not interpreted.
+`<rect>` without a stroke is paper, and `<circle>` and `<ellipse>` with `stroke="none"` are spots.
+Ink of other kinds (other such shapes, `<text>`, `<image>`, `<use>`, a nested `<svg>`) is not read,
+and a warning says so. Style sheets are not interpreted.
 
 **What is a line?** Go down from the picture as long as all ink is in one group. If that group's
 ink is all in groups of its own, each of these is a line, as `write_svg` sets them; otherwise,
@@ -42,9 +42,11 @@ _FINEST = 1e-6  # resolution
 
 _SPACES = ("http://www.w3.org/2000/svg", "")
 _GROUPS = {"g", "a"}
+# Shapes that are not drawn along where their stroke is one of these (None: nobody sets it).
+_FILLED = {"rect": {None, "none"}, "circle": {"none"}, "ellipse": {"none"}}
 # fmt: off
 _UNREAD = {
-    "circle", "ellipse", "text", "image", "use", "foreignObject", "svg", "switch", "video",
+    "text", "image", "use", "foreignObject", "svg", "switch", "video",
     "audio",
 }
 _NOT_DRAWN = {
@@ -146,11 +148,11 @@ class _Picture(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """A group: its ink in order, the map to user units `[2, 3]`, and whether it sets a stroke."""
+    """A group: its ink in order, the map to user units `[2, 3]`, the stroke it sets or inherits."""
 
     ink: "list[_paths.Subpath | _Group]"
     map: np.ndarray
-    stroked: bool
+    stroke: str | None
 
 
 def _recognises_file(path: pathlib.Path) -> bool:
@@ -218,7 +220,7 @@ class _Parser:
         self.resolution = 1.0
         self.unread: Counter[str] = Counter()
         self._groups: list[_Group] = []
-        self._root = _Group([], np.eye(2, 3), stroked=False)
+        self._root = _Group([], np.eye(2, 3), stroke=None)
         self._space = ""  # the root's namespace
         self._skipping = 0  # how deep we are in an element that is skipped
         self._has_doctype = False
@@ -267,22 +269,21 @@ class _Parser:
             return
         if len(self._groups) == _DEPTH_LIMIT:
             self._fail(f"groups nested more than {_DEPTH_LIMIT} deep")
-        stroke = style.get("stroke")
-        stroked = stroke != "none" if stroke else not at_root and self._groups[-1].stroked
+        stroke = style.get("stroke") or (None if at_root else self._groups[-1].stroke)
         try:
             if style.get("transform", "none") != "none":
                 raise ValueError("a transform in a style, which is not read")
             inner = _map(attributes.get("transform", ""))
             if name in _GROUPS or at_root:
                 outer = self._root if at_root else self._groups[-1]
-                self._groups.append(_Group([], _after(outer.map, inner), stroked))
+                self._groups.append(_Group([], _after(outer.map, inner), stroke))
                 return
             self._skipping = 1
             if name in _SHAPES:
                 self._draw(*_SHAPES[name](attributes), _after(self._groups[-1].map, inner))
-            elif name in _UNREAD or (name == "rect" and stroked):
+            elif name in _UNREAD or stroke not in _FILLED.get(name, {stroke}):
                 self.unread[name] += 1
-            elif name != "rect":
+            elif name not in _FILLED:
                 raise ValueError("no element of SVG")
         except ValueError as error:
             self._fail(f"<{name}>: {error}", error)
