@@ -102,7 +102,8 @@ def test_transforms_nest_and_place_strokes(strokes):
 def test_what_is_not_drawn_is_skipped(strokes):
     elements = """<title>A <b>title</b></title><style>path { fill: none }</style>
         <rect width="100%" height="100%" fill="white"/><g stroke="none"><ellipse r="1"/></g>
-        <g stroke="red"><circle r="2" style="stroke:none"/><rect stroke="none"/></g><metadata><x xmlns="other"/></metadata>
+        <g stroke="red"><circle r="2" style="stroke:none"/><rect stroke="none"/></g>
+        <metadata><x xmlns="other"/></metadata>
         <defs><path d="M0 0h9"/><g><path d="nonsense"/></g></defs>
         <clipPath id="c"><path d="M0 0h9"/></clipPath><mask><line x2="9"/></mask>
         <symbol><line x2="9"/></symbol><marker><line x2="9"/></marker>

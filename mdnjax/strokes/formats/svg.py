@@ -46,8 +46,7 @@ _GROUPS = {"g", "a"}
 _FILLED = {"rect": {None, "none"}, "circle": {"none"}, "ellipse": {"none"}}
 # fmt: off
 _UNREAD = {
-    "text", "image", "use", "foreignObject", "svg", "switch", "video",
-    "audio",
+    "text", "image", "use", "foreignObject", "svg", "switch", "video", "audio",
 }
 _NOT_DRAWN = {
     "defs", "clipPath", "mask", "marker", "pattern", "symbol", "linearGradient", "radialGradient",
