@@ -21,6 +21,7 @@ import math
 import pathlib
 import platform
 import sys
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +57,7 @@ class Writer(NamedTuple):
 def main() -> None:
     """Learns, writes, and says how well."""
     arguments = parse_arguments(__doc__)
+    warnings.formatwarning = lambda message, *_, **__: f"handwriting.py: {message}\n"
     try:
         run(arguments)
     except (ValueError, OSError, ImportError, training.CheckpointError) as error:
@@ -90,8 +92,11 @@ def run(arguments: argparse.Namespace) -> None:
     writer, architecture = build(arguments, lines.train, normalizer)
     result = learn(arguments, writer, architecture, lines, mesh)
     if result.signal is not None:
-        print(f"{result.signal.name} at step {int(result.last.step):,}, saved; --resume goes on")
-        sys.exit(128 + result.signal)
+        print(
+            f"{result.signal.name}: stopped after step {int(result.last.step):,}; "
+            f"{result.checkpoint} is saved, --resume goes on"
+        )
+        sys.exit(128 + result.signal)  # as a shell reports a process that the signal ended
     writer = writer._replace(params=result.params)
 
     scores = judge(writer, lines, arguments.seed, mesh)
