@@ -32,6 +32,7 @@ def main() -> None:
         plotting.page(write(arguments.run, lines=4, points=700, bias=0.7, seed=5)),
         "handwriting.png",
     )
+    save(primed(arguments.run), "primed.png")
     learned(arguments.run, "learning_pens.png")
     for run in arguments.real:
         learned(run, f"learning_{run.name}.png")
@@ -51,6 +52,29 @@ def write(run: pathlib.Path, *, lines: int, points: int, bias: float, seed: int)
         normalizer=model.normalizer,
         bias=bias,
     )
+
+
+def primed(run: pathlib.Path) -> Any:
+    """Six hands that the run has not seen, and how its network goes on in the style of each."""
+    model = training.load_model(run, method="step")
+    corpus = datasets.built_in_pens(48, seed=77)
+    lines, given = [], []
+    for number in range(0, 48, 8):
+        line = corpus[number]
+        begin = strokes.Strokes(line.offsets[:330], line.pen_up[:330], line.mask[:330])
+        result = strokes.continue_lines(
+            model.network,
+            model.module.initial_carry((1,)),
+            model.head,
+            jax.random.key(5),
+            begin,
+            num_points=450,
+            normalizer=model.normalizer,
+            bias=0.7,
+        )
+        lines.append(result.lines)
+        given.extend(result.given.tolist())
+    return plotting.page(lines, given=given)
 
 
 def learned(run: pathlib.Path, name: str) -> None:
