@@ -152,6 +152,22 @@ def test_fused_gradient_is_finite_differences(x64):
     check_grads(apply, (params, x), order=1, modes=["rev"])
 
 
+@pytest.mark.parametrize("backward", ["fused", "scan"])
+def test_of_no_steps_the_carry_remains(backward):
+    stack, _, params = random_stack(backward=backward)
+    unroll = nets.functional(stack, method="unroll")
+    before = jax.tree.map(lambda leaf: leaf + 0.5, stack.initial_carry((2,)))
+
+    def loss(params, carry):
+        (after, raw), _ = unroll.apply(params, {}, jnp.zeros((2, 0, 3)), carry)
+        assert raw.shape == (2, 0, 2)
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(after)) + jnp.sum(raw)
+
+    of_params, of_carry = jax.grad(loss, argnums=(0, 1))(params, before)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_params))
+    chex.assert_trees_all_close(of_carry, jax.tree.map(lambda leaf: 2 * leaf, before))
+
+
 def test_plain_path_has_forward_and_second_derivatives(x64):
     _, net, params = random_stack(dtype=jnp.float64, backward="scan")
     x, u, v = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, 3, 3)))
@@ -174,9 +190,10 @@ def test_plain_path_has_forward_and_second_derivatives(x64):
     np.testing.assert_allclose((ahead - behind) / (2 * step), curve_u, rtol=1e-6, atol=1e-8)
 
 
-def test_fused_gradient_vmaps():
+@pytest.mark.parametrize("length", [4, 33])
+def test_fused_gradient_vmaps(length):
     _, net, params = random_stack()
-    x = normal(3, 2, 4, 3)
+    x = normal(3, 2, length, 3)
     grad = jax.jit(jax.grad(lambda p, x: jnp.sum(jnp.sin(net.apply(p, {}, x)[0]))))
     batched = jax.vmap(grad, in_axes=(None, 0))(params, x)
     looped = [grad(params, one) for one in x]
@@ -389,6 +406,9 @@ def test_stepper_refuses_what_it_cannot_lay_out():
         stack.stepper(stack.initial_carry())
     with pytest.raises(ValueError, match="carry must be"):
         stack.stepper(stack.initial_carry((2,))[:1])
-    deep = nets.LSTMStack(3, (4,), nets.MLP(4, (4,), 2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"LSTMStack\.stepper: output must be nnx\.Linear"):
-        deep.stepper(deep.initial_carry((2,)))
+    # The second is an `nnx.Linear`, which adds a product of two narrow matrices.
+    rngs = nnx.Rngs(0)
+    for output in (nets.MLP(4, (4,), 2, rngs=rngs), nnx.LoRALinear(4, 2, lora_rank=1, rngs=rngs)):
+        deep = nets.LSTMStack(3, (4,), output, rngs=nnx.Rngs(0))
+        with pytest.raises(ValueError, match=r"LSTMStack\.stepper: output must be nnx\.Linear"):
+            deep.stepper(deep.initial_carry((2,)))

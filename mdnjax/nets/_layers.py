@@ -19,7 +19,8 @@ def output_layer(
 
 def linear_weights(function: str, output: nnx.Module) -> tuple[Array, Array]:
     """(kernel `[H, P]`, bias `[P]`) of an output layer that is linear."""
-    if isinstance(output, (nnx.Linear, MixtureDense)) and output.bias is not None:
+    # Of these very classes: one derived from them may compute more, as Flax's LoRALinear does.
+    if (type(output) is nnx.Linear or type(output) is MixtureDense) and output.bias is not None:
         return output.kernel[...], output.bias[...]
     raise ValueError(
         f"{function}: output must be nnx.Linear with a bias or MixtureDense, "

@@ -125,6 +125,8 @@ def unroll_fused(
     With `clip`, each da_t is kept within +-clip, so that what flows back through time cannot grow
     without bound (Graves 2013, section 2.1).
     """
+    if not len(xs[0]):  # the backward pass begins with a last step
+        return unroll(weights, state, xs, keep)
     return _fused(clip, weights, state, xs, keep)
 
 

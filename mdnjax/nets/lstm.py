@@ -61,9 +61,9 @@ class LSTMStack(nnx.Module):
         output: The number of outputs P of a linear output layer, or a module to take its place,
             such as `MixtureDense`, on the sum(hidden) concatenated hidden states.
         peepholes: Whether the gates see the cell, as in Graves' network.
-        backward: "fused": the backward pass keeps gate gradients and forms the weights' gradients
-            in one product after its loop; reverse mode only. "scan": plain autodiff, any mode.
-            Values and gradients are the same.
+        backward: "fused": the backward pass keeps the gates' gradients and forms those of the
+            weights from many steps in one product; reverse mode only. "scan": plain autodiff, any
+            mode. Values and gradients are the same.
         clip_gradient: The derivative with respect to each gate's pre-activation is kept within
             plus or minus this, at every time, "fused" only; None clips nothing. It keeps a
             gradient that explodes in one sequence from drowning all others. Graves clips at 10 for
