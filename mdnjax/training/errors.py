@@ -33,12 +33,13 @@ class SaveError(OSError):
     def __init__(
         self, path: pathlib.Path, cause: BaseException, *, standing: pathlib.Path | None = None
     ):
-        number, self.reason = _reason(cause)
-        self.path = path
-        self.standing = standing
+        number, reason = _reason(cause)
         stands = "" if standing is None else f" The last checkpoint stands: {standing}."
-        super().__init__(f"{path} could not be written: {self.reason}.{stands}")
+        super().__init__(f"{path} could not be written: {reason}.{stands}")
         self.errno = number
+        self.path = path
+        self.reason: str = reason
+        self.standing = standing
 
 
 def _reason(cause: BaseException) -> tuple[int | None, str]:
