@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from measure import Spread, interleaved, machine
-from tabulate import tabulate
 
 import mdnjax as mdn
 from mdnjax import nets, strokes, training
@@ -58,21 +57,21 @@ def main() -> None:
     jax.config.update("jax_default_device", device)
     print(machine(f"{device.device_kind} ({device.platform})", "jax", "jaxlib", "flax", "torch"))
     head = strokes.stroke_head(arguments.components)
-    rows, results = [], []
+    line = "{:32}{:>26}{:>26}{:>22}"
+    print(line.format("a step's ms, median (quartiles)", "mdnjax", "torch", "torch / mdnjax"))
+    results = []
     for shape in QUICK if arguments.quick else SHAPES:
         seconds = race(shape, head, arguments)
         result: dict[str, Any] = {"shape": shape._asdict(), "seconds": {}}
-        row = {"shape": str(shape)}
         for name, times in seconds.items():
-            row[f"{name}, ms"] = f"{Spread.of(1e3 * times):.1f}"
             result["seconds"][name] = times.tolist()
+        row = [f"{Spread.of(1e3 * times):.1f}" for times in seconds.values()]
         if "torch" in seconds:
-            ratio = seconds["torch"] / seconds["mdnjax"]
-            row["torch / mdnjax"] = f"{Spread.of(ratio):.2f}"
-            result["ratio"] = float(np.median(ratio))
-        rows.append(row)
+            ratio = Spread.of(seconds["torch"] / seconds["mdnjax"])
+            row.append(f"{ratio:.2f}")
+            result["ratio"] = ratio.median
+        print(line.format(str(shape), *row, *["-"] * (3 - len(row))), flush=True)
         results.append(result)
-    print(tabulate(rows, headers="keys"))
     ratios = [result["ratio"] for result in results if "ratio" in result]
     if ratios:
         mean = math.exp(np.mean(np.log(ratios)))

@@ -5,15 +5,17 @@ bare import, and the import with a first name taken from it, which loads JAX and
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
+
+import numpy as np
+from measure import Spread, machine
 
 STATEMENTS = ("import jax", "import mdnjax", "import mdnjax; mdnjax.nll")
 
 
 def seconds(statement: str) -> float:
-    """The time that one fresh interpreter takes for a statement."""
+    """The time that one fresh interpreter takes for a statement, its own start left out."""
     code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return float(run.stdout)
@@ -25,15 +27,15 @@ def main() -> None:
     parser.add_argument("--gate", type=float, help="exit with 1 where a ratio is above this")
     arguments = parser.parse_args()
 
+    print(machine("cpu", "jax", "jaxlib", "flax", "numpy"))
     for statement in STATEMENTS:
         seconds(statement)  # warms the disk cache and the bytecode
-    rounds = [[seconds(statement) for statement in STATEMENTS] for _ in range(arguments.repeats)]
+    rounds = np.array([[seconds(s) for s in STATEMENTS] for _ in range(arguments.repeats)])
     worst = 0.0
-    for column, statement in enumerate(STATEMENTS):
-        median = statistics.median(times[column] for times in rounds)
-        ratio = statistics.median(times[column] / times[0] for times in rounds)
-        worst = max(worst, ratio)
-        print(f"{statement:26} {median:6.3f} s  {ratio:5.2f} times import jax")
+    for statement, times in zip(STATEMENTS, rounds.T, strict=True):
+        ratio = Spread.of(times / rounds[:, 0])
+        worst = max(worst, ratio.median)
+        print(f"{statement:26} {Spread.of(times):.3f} s  {ratio:.2f} times import jax")
     if arguments.gate is not None and worst > arguments.gate:
         sys.exit(f"{worst:.2f} times import jax; at most {arguments.gate}")
 

@@ -95,7 +95,7 @@ def peers(
 ) -> tuple[dict[str, Sampler], str]:
     """The loops in PyTorch, checked; or a note that there are none."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
         import torch_sampler
         from torch_writer import Writer
     except ImportError:
@@ -122,7 +122,7 @@ def peers(
 
 def require_agreement(stack: nets.LSTMStack, theirs: Callable[[Any], Any]) -> None:
     """Ends the benchmark where raw outputs differ by more than float32 rounds over the points."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     inputs = np.random.default_rng(0).normal(size=(4, 20, 3)).astype(np.float32)
     expected = np.asarray(theirs(torch.tensor(inputs)))

@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
-import torch
-from torch import distributions, nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import distributions, nn  # pyright: ignore[reportMissingImports]
 from torch_writer import Writer
 
 Stepper: TypeAlias = Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]
