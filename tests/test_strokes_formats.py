@@ -1,4 +1,5 @@
 import io
+import os
 import pathlib
 import pickle
 
@@ -81,6 +82,51 @@ def test_the_error_survives_pickling():
     again = pickle.load(io.BytesIO(pickle.dumps(error)))
     assert str(again) == str(error) == "file.xml: line 3: wrong"
     assert (again.path, again.place, again.reason) == ("file.xml", "line 3", "wrong")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StrokeFormatError, match="neither a file nor a folder: not understood"):
+        recognise(tmp_path / "pipe")
+    for known in FORMATS:
+        with pytest.raises(
+            StrokeFormatError, match=r"pipe: .*(not a file|could be read|found none)"
+        ):
+            read(tmp_path / "pipe", format=known.name)
+
+
+def test_what_is_closed_to_us_in_a_folder_does_not_close_the_folder(tmp_path, monkeypatch):
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"><polyline points="0,0 1,1"/></svg>'
+    for name in ("a.svg", "b.svg"):
+        (tmp_path / name).write_text(svg)
+    (tmp_path / "lost+found").mkdir()
+    closed = {tmp_path / "a.svg", tmp_path / "lost+found"}
+    opened, looked, may = pathlib.Path.open, pathlib.Path.stat, os.access
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    def open_(path, *args, **options):
+        return (refuse if path in closed else opened)(path, *args, **options)
+
+    def stat(path, **options):
+        return (refuse if path.parent in closed else looked)(path, **options)
+
+    monkeypatch.setattr(pathlib.Path, "open", open_)
+    monkeypatch.setattr(pathlib.Path, "stat", stat)
+    monkeypatch.setattr(os, "access", lambda path, mode: path not in closed and may(path, mode))
+    assert recognise(tmp_path) == "svg"
+    with pytest.warns(UserWarning, match=r"a\.svg: file: may not be read"):
+        assert len(read(tmp_path)) == 1
+    with pytest.raises(StrokeFormatError, match=r"a\.svg: file: may not be read"):
+        read(tmp_path, strict=True)
+    with pytest.raises(PermissionError):
+        recognise(tmp_path / "a.svg")
+    (tmp_path / "c.npz").write_bytes(b"PK\x03\x04")
+    closed.add(tmp_path / "c.npz")
+    with pytest.raises(PermissionError):
+        read(tmp_path / "c.npz", format="npz")
 
 
 @pytest.mark.parametrize(("name", "expected"), REAL.items())

@@ -111,6 +111,9 @@ def test_a_split_list_chooses_forms(database, tmp_path):
     lines = read_iam(database, split=split, strict=True)
     assert lines.ids.tolist() == IDS[2:]
 
+    split.write_bytes(b"\xef\xbb\xbfa01-001z\r\nb04-020\r\n")  # as editors of Windows keep it
+    assert len(read_iam(database, split=split, strict=True)) == len(lines)
+
     split.write_text("a01-001z\nc01-001\nd01-001w\n")
     with pytest.warns(UserWarning, match=r"2 of 3 forms are not in .* here: c01-001, d01-001w"):
         assert read_iam(database, split=split).ids.tolist() == ["a01-001z-01"]

@@ -153,5 +153,8 @@ def _seen(path: pathlib.Path) -> str:
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
         return f"a folder with {', '.join(names[:5]) or 'nothing'}{', ...' * (len(names) > 5)}"
+    path.stat()  # where there is nothing, the system's own error says it best
+    if not path.is_file():  # a pipe would keep us waiting
+        return "neither a file nor a folder"
     with path.open("rb") as file:
         return f"a file that begins with {file.read(16)!r}"

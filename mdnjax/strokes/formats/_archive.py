@@ -101,8 +101,10 @@ def read_members(
     size = path.stat().st_size
     members: dict[str, bytes] = {}
     place = "archive"
+    _require(path, place, path.is_file(), "not a file")  # a pipe or a device has no end
+    file = path.open("rb")
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with file, zipfile.ZipFile(file) as archive:
             # A damaged length in the directory swallows the entries after it, unseen by zipfile.
             file.seek(size - 22 - len(archive.comment))
             said, found = int.from_bytes(file.read(12)[10:], "little"), len(archive.infolist())

@@ -1,5 +1,6 @@
 """What several readers share: what to do about broken files, and files read within bounds."""
 
+import os
 import pathlib
 import warnings
 from collections.abc import Callable
@@ -64,25 +65,25 @@ def files_of(
 ) -> list[pathlib.Path]:
     """The files to read: `path` itself, or of a folder those in it that are of the format.
 
-    A file of a folder that is not of the format but bears the suffix of one that is, is broken;
-    other files there, hidden ones and subfolders are none of the format's business.
+    A file of a folder that is not of the format, or closed to us, but bears the suffix of one that
+    is of it, is broken; other files there, hidden ones and subfolders are none of its business.
     """
     path.stat()  # where there is nothing, the system's own error says it best
     if not path.is_dir():
         return [path]
-    files = {file: recognises(file) for file in _visible_files(path)}
+    files = {file: _is_open(file) and recognises(file) for file in _visible_files(path)}
     suffixes = {file.suffix for file, chosen in files.items() if chosen}
     for file, chosen in files.items():
         if file.suffix in suffixes and not chosen:
-            error = StrokeFormatError(file, "file", "not of the format of its neighbours")
-            broken.add(error, skipped=0)
+            wrong = "not of the format of its neighbours" if _is_open(file) else "may not be read"
+            broken.add(StrokeFormatError(file, "file", wrong), skipped=0)
     return [file for file, chosen in files.items() if chosen]
 
 
 def recognises_any(path: pathlib.Path, recognises_file: Callable[[pathlib.Path], bool]) -> bool:
     """Whether the file, or one of the first files of the folder, is of the format."""
     if path.is_dir():
-        return any(recognises_file(file) for file in _visible_files(path)[:20])
+        return any(_is_open(file) and recognises_file(file) for file in _visible_files(path)[:20])
     return recognises_file(path)
 
 
@@ -130,6 +131,10 @@ def check_text(name: str, text: str) -> str:
 def seconds(milliseconds: np.ndarray) -> np.ndarray:
     """Times from the first, in seconds; where the clock ran backwards they stand still."""
     return np.maximum.accumulate(milliseconds - milliseconds[0]) / 1000
+
+
+def _is_open(file: pathlib.Path) -> bool:
+    return os.access(file, os.R_OK)
 
 
 def _visible_files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -152,9 +152,14 @@ def _stroke_folders(path: pathlib.Path) -> list[pathlib.Path]:
         return [path]
     if (here := _unpacked(path, _STROKES)) is not None:
         return [here]
-    children = sorted(child for child in path.iterdir() if child.is_dir())
+    # Folders that cannot be looked into, such as a disk's lost+found, are none of the database's.
+    children = sorted(child for child in path.iterdir() if _is_open_folder(child))
     below = [_unpacked(child, _STROKES) for child in children]
     return [folder for folder in below if folder is not None]
+
+
+def _is_open_folder(path: pathlib.Path) -> bool:
+    return path.is_dir() and os.access(path, os.X_OK)
 
 
 def _unpacked(home: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -193,7 +198,8 @@ def _find_lines(strokes: pathlib.Path, broken: _shared.Broken) -> list[_Form]:
 def _select(forms: list[_Form], split: pathlib.Path, broken: _shared.Broken) -> list[_Form]:
     """The forms that the split list names."""
     wanted: set[str] = set()
-    for number, line in enumerate(split.read_text(encoding="latin-1").splitlines(), start=1):
+    text = _shared.decoded(split, split.read_bytes())
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         if _FORM_ID.fullmatch(line.strip()) is None:
