@@ -35,7 +35,8 @@ class Animation:
             after the other.
         pace: "samples" as above. "length" for drawings whose points are no longer those of the
             sensor, as after simplification: the pen then moves at an even speed.
-        tip: Colour of the dot where the pen is, as CSS writes it, or None for no dot.
+        tip: Colour of the dot where the pen is, as CSS writes it (for a GIF a name or #rrggbb), or
+            None for no dot.
 
     Raises:
         ValueError: `seconds` is not positive, `hold` is negative, either is not finite, or

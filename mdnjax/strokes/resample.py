@@ -96,8 +96,7 @@ def resample_arc_length(corpus: Corpus, spacing: float) -> Corpus:
     Returns:
         A corpus of the same lines, strokes and lattice spacing (`resolution`, as what the points
         are known to; they no longer lie on it). Where there are times, those between two points of
-        old are interpolated linearly. A stroke without length becomes one
-        point.
+        old are interpolated linearly. A stroke without length becomes one point.
 
     Raises:
         ValueError: The spacing is not positive and finite.
@@ -181,9 +180,8 @@ def _checked_counts(
 ) -> Int[np.ndarray, " S"]:
     """The counts as integers, if memory has a chance."""
     total = float(counts.sum())
-    require(
-        total < _MOST_POINTS, function, argument, value, f"less than asks for {total:.1e} points"
-    )
+    expected = f"one that asks for fewer than {_MOST_POINTS:.1e} points"
+    require(total < _MOST_POINTS, function, argument, f"{value}, for {total:.1e}", expected)
     return counts.astype(np.int64)
 
 
