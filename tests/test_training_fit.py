@@ -377,6 +377,23 @@ def test_what_a_resumed_run_must_share(tmp_path):
     fit(out=tmp_path, resume=True, config={"units": "mm", "tuple": (1, 2)})
 
 
+def test_a_run_that_cannot_be_gone_on_with_says_so_at_once(tmp_path):
+    def never(n):
+        raise AssertionError("no batch should have been asked for")
+
+    whole = fit(out=tmp_path / "whole", steps=10)
+    without_best = shutil.copytree(tmp_path / "whole", tmp_path / "without best")
+    shutil.rmtree(without_best / "best")
+    with pytest.raises(training.CheckpointError, match=rf"best validation .* step {whole.step},"):
+        fit(out=without_best, steps=10, resume=True, batches=never)
+    # A checkpoint that was not saved by `fit`.
+    schedule = training.describe(training.Schedule(peak=0.1, warmup=3))
+    config = {"seed": 3, "average": 0.8, "schedule": schedule}
+    training.save_checkpoint(tmp_path / "other" / "last" / "10", whole.last, config)
+    with pytest.raises(training.CheckpointError, match=r"got KeyError\('progress'\)"):
+        fit(out=tmp_path / "other", steps=10, resume=True, batches=never)
+
+
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="steps and minutes must be given one of the two"):
         fit(minutes=1.0)
@@ -443,7 +460,8 @@ def test_validation_is_the_weighted_mean_over_all_batches():
 
 def test_broken_metrics_are_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\nnonsense\n' + json.dumps({"step": 2}) + "\n")
-    with pytest.raises(ValueError, match="line 2 must be a JSON object"):
-        training.read_metrics(path)
+    for wrong in ("nonsense", "[1]", '{"nats": 1.0}', '{"step": "2"}'):
+        path.write_text('{"step": 1}\n' + wrong + "\n" + json.dumps({"step": 2}) + "\n")
+        with pytest.raises(ValueError, match="line 2 must be a JSON object"):
+            training.read_metrics(path)
     assert training.read_metrics(tmp_path / "absent.jsonl") == []

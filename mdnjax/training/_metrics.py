@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import operator
 import os
 import pathlib
 import shutil
@@ -116,7 +117,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         and, where they were measured, seconds (of training so far) and points_per_second.
 
     Raises:
-        ValueError: A line other than the last is not a JSON object with a step.
+        ValueError: A line other than a torn last one is not a JSON object with a step.
     """
     path = pathlib.Path(path)
     timings = {line["step"]: line for line in _read_lines(path.with_name(TIMINGS))}
@@ -132,7 +133,7 @@ def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     for number, text in enumerate(whole, 1):
         try:
             line = json.loads(text)
-            line["step"]
+            operator.index(line["step"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"read_metrics: {path}, line {number} must be a JSON object with a step: {error}"

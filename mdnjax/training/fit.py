@@ -116,10 +116,11 @@ def fit(
         NonFiniteError: A loss, gradient or updated value is not finite: names step, batch and
             leaves; the last good state is saved and on the error.
         CheckpointError: `out` holds a run and neither `resume` nor `overwrite` is given, or the
-            run to resume does not fit the arguments.
+            run to resume does not fit the arguments or lacks its best checkpoint.
         SaveError: `out` cannot be written (found at once), or no longer (a full disk): names the
             file, the reason, and the last checkpoint, which stands.
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or a file of the run to resume holds a line that
+            is no line of metrics.
         ImportError: `out` is given and Orbax is not installed, or a bar is wanted without tqdm.
 
     >>> import jax.numpy as jnp
@@ -270,7 +271,18 @@ def _resumed(
             f"{path}: got a budget of {budget} steps, expected {steps}, as fit was given; "
             "a resumed run keeps its budget."
         )
-    done = RunProgress.from_json(config["progress"])
+    try:
+        done = RunProgress.from_json(config["progress"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: expected how far a run of fit had come; got {error!r} for its progress."
+        ) from error
+    # Now, for at the end of the run its result would be that checkpoint.
+    if done.best_step not in (None, *(int(p.name) for p in list_checkpoints(folder / "best"))):
+        raise CheckpointError(
+            f"{path}: its best validation was at step {done.best_step}, expected that checkpoint "
+            f"in {folder / 'best'}; it is not there."
+        )
     for kind in KINDS:
         for later in list_checkpoints(folder / kind):
             if int(later.name) > done.step:
