@@ -1,12 +1,14 @@
-"""A network that learns to write, after Graves (2013): an LSTM with a mixture density output.
+"""A network that learns to write: an LSTM with a mixture density output.
 
-At every point of a line of handwriting the network predicts the next movement of the pen: a
-mixture of Gaussians over the offset, times the probability that the pen is then lifted. Sampling
-from that density, point by point, is writing.
+At every point of a line of handwriting the network predicts the next movement
+of the pen: a mixture of Gaussians over the offset, times the probability that
+the pen is then lifted (Graves 2013). Sampling from that density, point by
+point, is writing.
 
-With no arguments it learns from a built-in corpus of generated handwriting, in about five minutes
-on two CPU cores. --data takes the handwriting and the drawings that people have: the IAM-OnDB
-folder as downloaded, sketch-rnn's archives, Quick, Draw!, UNIPEN text, SVG, or an .npz of lines.
+With no arguments it learns from a built-in corpus of generated handwriting, in
+about five minutes on two CPU cores. --data takes the handwriting and the
+drawings that people have: the IAM-OnDB folder as downloaded, sketch-rnn's
+archives, Quick, Draw!, UNIPEN text, SVG, or an .npz archive of lines.
 """
 
 import time
@@ -15,32 +17,29 @@ STARTED = time.monotonic()  # the promised minutes count from here: imports are 
 
 # ruff: noqa: E402 - the clock starts before the imports
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import platform
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from handwriting_data import Lines, read_lines, read_prime
 from handwriting_options import parse_arguments
 
 import mdnjax
-from mdnjax import datasets, nets, plotting, strokes, training
-
-
-class Lines(NamedTuple):
-    """The lines to learn from, to stop by, and to be judged on; no form stands in two."""
-
-    train: strokes.Corpus
-    valid: strokes.Corpus
-    test: strokes.Corpus
-    name: str
+from mdnjax import nets, plotting, strokes, training
 
 
 class Writer(NamedTuple):
@@ -56,6 +55,8 @@ class Writer(NamedTuple):
 
 def main() -> None:
     """Learns, writes, and says how well."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
     arguments = parse_arguments(__doc__)
     warnings.formatwarning = lambda message, *_, **__: f"handwriting.py: {message}\n"
     try:
@@ -64,6 +65,31 @@ def main() -> None:
         sys.exit(f"handwriting.py: {error}")
     except training.NonFiniteError as error:
         sys.exit(f"handwriting.py: {error}\nTry a smaller --lr.")
+    except KeyboardInterrupt:  # a second Ctrl-C, while training ends
+        leave(signal.SIGINT, None)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """Ends the program at a signal while it reads, judges or draws: none of that is lost for good.
+
+    At once, for an exception may be raised anywhere, in compiled code's callbacks too.
+    """
+    del frame
+    name = signal.Signals(number).name
+    os.write(2, f"\nhandwriting.py: {name}; --resume goes on from what is saved\n".encode())
+    os._exit(128 + number)  # as a shell reports a process that the signal ended
+
+
+@contextlib.contextmanager
+def signals_to_training() -> Iterator[None]:
+    """Leaves signals to `fit`, which finishes its step and saves, but replaces nobody's handler."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -90,21 +116,19 @@ def run(arguments: argparse.Namespace) -> None:
     print_facts(lines, normalizer, mesh)
 
     writer, architecture = build(arguments, lines.train, normalizer)
-    result = learn(arguments, writer, architecture, lines, mesh)
+    with signals_to_training():
+        result = learn(arguments, writer, architecture, lines, mesh)
     if result.signal is not None:
         print(
             f"{result.signal.name}: stopped after step {int(result.last.step):,}; "
             f"{result.checkpoint} is saved, --resume goes on"
         )
-        sys.exit(128 + result.signal)  # as a shell reports a process that the signal ended
+        sys.exit(128 + result.signal)
     writer = writer._replace(params=result.params)
 
     scores = judge(writer, lines, arguments.seed, mesh)
     print_scores(scores)
     draw(arguments, writer, lines, scores)
-    if given is not None:
-        carry = writer.stack.initial_carry((arguments.sample,))
-        go_on(arguments, sampler(writer), carry, writer.head, normalizer, given)
     write_metrics(arguments, scores, result, lines)
     training.write_safetensors(
         arguments.out / "model.safetensors", training.load_model(arguments.out)
@@ -112,10 +136,13 @@ def run(arguments: argparse.Namespace) -> None:
     print(
         f"\nlearned from {result.points:,.0f} points in {int(result.last.step):,} steps, "
         f"{result.points / result.seconds:,.0f} points a second\n"
-        f"{arguments.out}: handwriting.svg (it moves in a browser), handwriting.gif, "
+        f"in {arguments.out}: handwriting.svg (it moves in a browser), handwriting.gif,\n"
         "handwriting.png, density.png, learning_curve.png, metrics.json, model.safetensors\n"
         f"done in {(time.monotonic() - STARTED) / 60:.1f} minutes"
     )
+    if given is not None:
+        carry = writer.stack.initial_carry((arguments.sample,))
+        go_on(arguments, sampler(writer), carry, writer.head, normalizer, given)
 
 
 def devices_for(batch: int) -> jax.sharding.Mesh:
@@ -124,56 +151,6 @@ def devices_for(batch: int) -> jax.sharding.Mesh:
     count = math.gcd(batch, len(devices))
     automatic = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((count,), ("batch",), automatic, devices=devices[:count])
-
-
-def read_lines(arguments: argparse.Namespace) -> Lines:
-    """Reads or generates the corpus, splits it, and cleans what is learned from."""
-    if arguments.data is None:
-        corpus = datasets.built_in_pens(arguments.lines, seed=arguments.seed)
-        name = "the built-in pens"
-    else:
-        corpus = read_data(arguments.data, arguments)
-        name = arguments.data.name
-    train, valid, test = split(corpus, name, arguments)
-    if arguments.clean:
-        # The lines to be judged on stay as they are: cleaning changes what is to be predicted.
-        train, report = strokes.clean(train)
-        print(report)
-    return Lines(train, valid, test, name)
-
-
-def read_data(path: pathlib.Path, arguments: argparse.Namespace) -> strokes.Corpus:
-    """Reads a file or folder and says what it was taken for."""
-    name = arguments.format or strokes.recognise(path)
-    corpus = strokes.read(path, format=name, strict=arguments.strict)
-    described = {form.name: form.description for form in strokes.FORMATS}
-    print(f"{path.name}: {len(corpus):,} lines; format {name}: {described[name]}")
-    return corpus
-
-
-def split(
-    corpus: strokes.Corpus, name: str, arguments: argparse.Namespace
-) -> tuple[strokes.Corpus, strokes.Corpus, strokes.Corpus]:
-    """Lines to learn from, to stop by, to be judged on: as the publisher split them, or by form."""
-    test = None if arguments.test is None else read_data(arguments.test, arguments)
-    published = ("train", "valid", "test")
-    if corpus.parts is not None and set(corpus.parts.tolist()) == set(published):
-        train, valid, held = (corpus.subset(corpus.parts == part) for part in published)
-        return train, valid, held if test is None else test
-    # A twentieth to stop by, a tenth to be judged on; of a handful of forms, at least one each.
-    forms = len(set(corpus.forms))
-    if forms < 5:
-        raise ValueError(
-            f"{name}: lines of at least 5 forms are needed to hold some out, got {forms}"
-        )
-    least = 1.5 / forms
-    stop, judge = max(0.05, least), max(0.10, least)
-    if test is not None:
-        train, valid = strokes.split_by(corpus.forms, (1 - stop, stop), seed=arguments.seed)
-        return corpus.subset(train), corpus.subset(valid), test
-    shares = (1 - stop - judge, stop, judge)
-    train, valid, held = strokes.split_by(corpus.forms, shares, seed=arguments.seed)
-    return corpus.subset(train), corpus.subset(valid), corpus.subset(held)
 
 
 def build(
@@ -191,9 +168,9 @@ def build(
     }
     some = normalizer.apply(strokes.Windows(corpus, 64, 256, arguments.seed)(0))
     _, targets, mask = strokes.next_step_pairs(some)
-    bias = nets.bias_from_targets(
-        jax.random.key(arguments.seed), head, {name: y[mask] for name, y in targets.items()}
-    )
+    some_targets = {name: y[mask] for name, y in targets.items()}
+    fit_bias = jax.jit(nets.bias_from_targets, static_argnums=1)
+    bias = fit_bias(jax.random.key(arguments.seed), head, some_targets)
     rngs = nnx.Rngs(arguments.seed)
     output = nets.MixtureDense(sum(hidden), head, bias=bias, rngs=rngs)
     stack = nets.LSTMStack(**{**options, "output": output}, rngs=rngs)
@@ -336,7 +313,7 @@ def draw(
         normalizer=writer.normalizer,
         bias=arguments.bias,
     )
-    show(out / "handwriting", written, title="Handwriting a network made up")
+    show(out / "handwriting", written, title="What a network made up")
 
     # A line short enough to see its points, from those the network has not learned from.
     line = lines.test[int(np.argsort(lines.test.lengths)[len(lines.test) // 10])]
@@ -345,7 +322,13 @@ def draw(
     offset_head, _ = strokes.stroke_parts(writer.head)
     mix = offset_head.mixture(writer.head.split(raw)["offset"])
     mix = writer.normalizer.invert_mixture(mix)
-    figure = plotting.density_map(line, mix.log_weights, mix.loc, mix.component_covariances)
+    figure = plotting.density_map(
+        line,
+        mix.log_weights,
+        mix.loc,
+        mix.component_covariances,
+        unit=unit_name(writer.normalizer.unit),
+    )
     plotting.save(figure, out / "density.png")
 
     baselines = {name: score.nats_per_point for name, score in scores.items() if name != "network"}
@@ -373,27 +356,15 @@ def show(path: pathlib.Path, lines: strokes.Strokes, *, title: str, given: Any =
     plotting.write_gif(path.with_suffix(".gif"), lines, columns=None, given=given, animation=pens)
 
 
-def read_prime(arguments: argparse.Namespace) -> strokes.Strokes:
-    """The line to go on with."""
-    corpus = strokes.read(arguments.prime, strict=arguments.strict)
-    if arguments.prime_line > len(corpus):
-        raise ValueError(
-            f"--prime-line: {arguments.prime} has {len(corpus)} lines, got {arguments.prime_line}"
-        )
-    line = corpus[arguments.prime_line - 1]
-    text = str(corpus.texts[arguments.prime_line - 1])
-    print(
-        f"{arguments.prime}, line {arguments.prime_line} of {len(corpus):,}: "
-        f"{len(line.pen_up)} points" + (f", {text!r}" if text else "")
-    )
-    return line
-
-
 def is_finished(out: pathlib.Path) -> bool:
     """Whether the run in a folder came to its end: its last checkpoint is the one judged."""
-    if not (out / "metrics.json").exists():
+    path = out / "metrics.json"
+    if not path.exists():
         return False
-    judged = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["training"]["steps"]
+    try:
+        judged = json.loads(path.read_text(encoding="utf-8"))["training"]["steps"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the metrics of a run ({error}); delete it") from error
     last = training.read_config(training.find_checkpoint(out, prefer="last"))
     return bool(last["progress"]["step"] == judged)
 
@@ -422,7 +393,7 @@ def go_on(
         bias=arguments.bias,
         num_lines=arguments.sample,
     )
-    title = "Handwriting that a network goes on with"
+    title = "What was given, and how a network goes on"
     show(arguments.out / "primed", result.lines, title=title, given=result.given)
     print(f"{arguments.out}: primed.svg (it moves in a browser), primed.gif, primed.png")
 
@@ -440,8 +411,13 @@ def print_facts(lines: Lines, normalizer: strokes.Normalizer, mesh: jax.sharding
     (mean_x, mean_y), (std_x, std_y) = normalizer.mean, normalizer.std
     print(
         f"{lines.name}; offsets: mean ({mean_x:.2f}, {mean_y:.2f}), "
-        f"std ({std_x:.1f}, {std_y:.1f}) {normalizer.unit} units"
+        f"std ({std_x:.1f}, {std_y:.1f}) {unit_name(normalizer.unit)}"
     )
+
+
+def unit_name(unit: str) -> str:
+    """A corpus' unit in words."""
+    return {"device": "device units", "user unit": "user units"}.get(unit, unit)
 
 
 def print_scores(scores: dict[str, strokes.StrokeScores]) -> None:
@@ -456,11 +432,12 @@ def print_scores(scores: dict[str, strokes.StrokeScores]) -> None:
         )
     verdict = "counts" if network.raw_counts else "does not count"
     print(
-        "  nats: -log p of the next point, offsets in standard deviations of the training lines,\n"
-        "  dequantised by one step of the device's lattice; less is better. On that lattice:\n"
+        "  nats: -log p of the next point, offsets in standard deviations of the\n"
+        "  training lines, dequantised by one step of the device's lattice; less is\n"
+        "  better. On that lattice itself:\n"
         f"  {'as it is':22} {network.raw_nats_per_point:11.3f} "
         f"{network.raw_nats_per_sequence:10.1f}   "
-        f"{verdict}: narrowest component {network.min_scale:.2g} steps\n"
+        f"{verdict}: narrowest {network.min_scale:.2g} steps\n"
         f"  {'0.4 steps wider':22} {network.smoothed_nats_per_point:11.3f} "
         f"{network.smoothed_nats_per_sequence:10.1f}"
     )

@@ -105,10 +105,9 @@ def parse_arguments(
 
 def count(text: str) -> int:
     """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def positive(text: str) -> float:
@@ -121,7 +120,10 @@ def positive(text: str) -> float:
 
 def not_negative(text: str) -> float:
     """A finite number of at least 0."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"must be finite and at least 0, got {number}")
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
     return number
