@@ -215,9 +215,9 @@ def test_what_cannot_prime_is_named():
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 25.4])
 def test_match_scale_undoes_a_change_of_unit(unit):
     rng = np.random.default_rng(1)
-    # Correlated steps with a mean of their own, of the training corpus' variances.
+    # Correlated steps of the training corpus' means and variances.
     steps = rng.normal(size=(4000, 2)) @ np.array([[1.0, 0.3], [0.0, 1.0]])
-    steps = (steps - steps.mean(axis=0)) / steps.std(axis=0) * [40.0, 30.0] + [5.0, 3.0]
+    steps = (steps - steps.mean(axis=0)) / steps.std(axis=0) * [40.0, 30.0] + [8.0, -1.0]
     offsets = np.concatenate([[[0.0, 0.0]], steps])[None] * unit
     offsets = np.concatenate([offsets, np.full((1, 7, 2), np.inf)], axis=1)
     mask = np.arange(4008)[None, :] < 4001
@@ -236,10 +236,25 @@ def test_match_scale_leaves_lines_of_the_training_corpus_about_as_they_are():
     assert ((factors > 0.5) & (factors < 2)).mean() > 0.95
 
 
+@pytest.mark.parametrize("bend", [0.0, 1e-3])
+def test_match_scale_of_a_straight_line_at_an_even_speed(bend):
+    offsets = np.tile([0.3, 0.4], (41, 1)) + bend * np.random.default_rng(0).normal(size=(41, 2))
+    offsets[0] = 0
+    line = st.Strokes(offsets, np.eye(41)[40], np.ones(41, bool))
+    _, factor = st.match_scale(line, NORMALIZER)
+    assert factor == pytest.approx(np.sqrt(8**2 + 1 + 40**2 + 30**2) / 0.5, rel=3 * bend + 1e-12)
+    level = st.Strokes(offsets * [1.0, 0.0], line.pen_up, line.mask)
+    assert st.match_scale(level, NORMALIZER)[1] == pytest.approx(factor * 0.5 / 0.3, rel=0.01)
+
+
 def test_match_scale_names_what_it_cannot_scale():
     still = st.Strokes(np.zeros((4, 2)), np.zeros(4), np.ones(4, bool))
-    with pytest.raises(ValueError, match="match_scale: given must be offsets that vary"):
+    expected = "match_scale: given must be lines that move, and are finite, got {}"
+    with pytest.raises(ValueError, match=expected.format("3 offsets of root mean square 0")):
         st.match_scale(still, NORMALIZER)
     touch = st.Strokes(np.zeros((1, 2)), np.ones(1), np.ones(1, bool))
-    with pytest.raises(ValueError, match="match_scale: given must be offsets that vary"):
+    with pytest.raises(ValueError, match=expected.format("0 offsets of root mean square 0")):
         st.match_scale(touch, NORMALIZER)
+    broken = st.Strokes(np.full((4, 2), np.nan), np.zeros(4), np.ones(4, bool))
+    with pytest.raises(ValueError, match=expected.format("3 offsets of root mean square nan")):
+        st.match_scale(broken, NORMALIZER)

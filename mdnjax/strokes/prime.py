@@ -1,6 +1,7 @@
 """Priming: a model reads lines somebody wrote, and goes on in their style."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -149,15 +150,20 @@ def prime(
 def match_scale(given: Strokes, normalizer: Normalizer) -> tuple[Strokes, float]:
     r"""Scales lines from another device to the size of those that a model has learned from.
 
-    Both coordinates are multiplied by the one factor that gives the normalised offsets the
-    variance they have in training, 1 on average over the two: with the variances v of the given
-    offsets (the first of each line left out) and the normaliser's standard deviations s,
+    Both coordinates are multiplied by the one factor that gives the offsets the root mean square
+    length they have in training: with the given offsets d_t (the first of each line left out) and
+    the normaliser's mean m and standard deviation s,
 
-        factor = ((v_x / s_x^2 + v_y / s_y^2) / 2)^{-1/2}.
+        factor = ((m_x^2 + s_x^2 + m_y^2 + s_y^2) / mean_t |d_t|^2)^{1/2}.
 
-    It makes up for another unit and for another sampling rate, as far as offsets show it. People
-    differ too: over single lines of one corpus (built-in pens or IAM-OnDB) the logarithm of the
-    factor has a standard deviation of 0.25. So between 1/2 and 2 the size is more likely the
+    It makes up for another unit and for another sampling rate, as far as offsets show it. Moments
+    about zero, not about the mean: a straight line drawn at an even speed has a size, too. And all
+    offsets, steps in the air included, since those are what the normaliser has measured: without
+    them a line of the training corpus itself would be scaled by 1.8 (built-in pens) or 2.3
+    (IAM-OnDB).
+
+    People differ too: over single lines of one corpus (built-in pens or IAM-OnDB) the logarithm of
+    the factor has a standard deviation of 0.25. So between 1/2 and 2 the size is more likely the
     writer's own, and better kept.
 
     Args:
@@ -168,24 +174,23 @@ def match_scale(given: Strokes, normalizer: Normalizer) -> tuple[Strokes, float]
         (the lines in training's units, the factor).
 
     Raises:
-        ValueError: The offsets do not vary, or are not finite.
+        ValueError: The pen never moves, or an offset is not finite.
 
     Example:
-        >>> normalizer = Normalizer(mean=(8.0, 0.0), std=(40.0, 30.0), unit="device")
-        >>> offsets = np.array([[0.0, 0.0], [0.1, 0.3], [0.9, -0.3]])
+        >>> normalizer = Normalizer(mean=(30.0, 0.0), std=(24.0, 32.0), unit="device")
+        >>> offsets = np.array([[0.0, 0.0], [0.3, 0.4], [0.5, 0.0]])
         >>> scaled, factor = match_scale(
         ...     Strokes(offsets, np.zeros(3), np.ones(3, bool)), normalizer
         ... )
         >>> round(factor, 1), scaled.offsets[1].round(2).tolist()
-        (100.0, [10.0, 30.0])
+        (100.0, [30.0, 40.0])
     """
     offsets, mask = np.asarray(given.offsets, np.float64), np.asarray(given.mask)
     moving = offsets[..., 1:, :][mask[..., 1:] & mask[..., :-1]]
-    variance = moving.var(axis=0) if len(moving) else np.zeros(2)
-    usual = float(np.mean(variance / np.square(normalizer.std)))
-    got = f"offsets of variance {variance.tolist()}"
-    require(0 < usual < np.inf, "match_scale", "given", got, "offsets that vary, and are finite")
-    factor = usual**-0.5
+    length = float(np.sqrt(np.square(moving).sum(axis=-1).mean())) if len(moving) else 0.0
+    got = f"{len(moving)} offsets of root mean square {length:g}"
+    require(0 < length < np.inf, "match_scale", "given", got, "lines that move, and are finite")
+    factor = math.hypot(*normalizer.mean, *normalizer.std) / length
     scaled = given.offsets * given.offsets.dtype.type(factor)
     return dataclasses.replace(given, offsets=scaled), factor
 
