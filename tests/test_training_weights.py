@@ -1,8 +1,10 @@
 """Safetensors: read by its own library and by PyTorch, and back, and what is wrong with others."""
 
+import dataclasses
 import json
 import os
 import resource
+import subprocess
 import sys
 
 import jax
@@ -55,6 +57,8 @@ def test_the_library_reads_what_was_written(model, tmp_path):
         names = sorted(file.keys())
         arrays = {name: file.get_tensor(name) for name in names}
         metadata = file.metadata()
+    assert list(metadata) == ["mdnjax"]
+    config = json.loads(metadata["mdnjax"])
     assert names == sorted(
         [f"params/layers/{n}/{part}" for n in (0, 1) for part in ("kernel", "bias")]
         + ["params/output/kernel", "params/output/bias"]
@@ -62,10 +66,10 @@ def test_the_library_reads_what_was_written(model, tmp_path):
     np.testing.assert_array_equal(
         arrays["params/layers/1/kernel"], model.params["layers"]["1"]["kernel"]
     )
-    assert json.loads(metadata["head"]) == training.describe(HEAD)
-    assert json.loads(metadata["architecture"])["class"] == "mdnjax.nets.LSTMStack"
-    assert json.loads(metadata["unit"]) == "mm"
-    assert not {"progress", "arrays"} & metadata.keys()
+    assert config["head"] == training.describe(HEAD)
+    assert config["architecture"]["class"] == "mdnjax.nets.LSTMStack"
+    assert config["unit"] == "mm"
+    assert not {"progress", "arrays"} & config.keys()
 
 
 def test_a_model_comes_back_bit_for_bit(model, tmp_path):
@@ -81,6 +85,35 @@ def test_a_model_comes_back_bit_for_bit(model, tmp_path):
     # Written over an older file, which is then the newer one and nothing else.
     training.write_safetensors(path, again)
     assert [p.name for p in tmp_path.glob("*m.safetensors*")] == ["m.safetensors"]
+
+
+def test_equal_models_make_equal_bytes(model, tmp_path):
+    """In processes that hash differently, from configurations given in another order."""
+    path = training.write_safetensors(tmp_path / "m.safetensors", model)
+    program = """
+import dataclasses, sys
+from mdnjax import training
+run, *files = sys.argv[1:]
+model = training.load_model(run)
+for file in files:
+    training.write_safetensors(file, model)
+    model = dataclasses.replace(model, config=dict(reversed(model.config.items())))
+"""
+    whole = path.read_bytes()
+    for seed in ("1", "2"):
+        files = [tmp_path / f"{seed}-{n}" for n in range(4)]
+        arguments = [sys.executable, "-c", program, tmp_path / "run", *files]
+        subprocess.run(arguments, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+        assert all(file.read_bytes() == whole for file in files)
+
+
+def test_the_order_of_a_heads_parts_survives(model, tmp_path):
+    """Parts given as options stand in a mapping whose order is that of the raw outputs."""
+    parts = {"offset": training.describe(HEAD), "at": training.describe(mdn.BernoulliHead())}
+    head = {"class": "mdnjax.mixtures.ProductHead", "options": parts}
+    model = dataclasses.replace(model, config={**model.config, "head": head})
+    path = training.write_safetensors(tmp_path / "m.safetensors", model)
+    assert [name for name, _ in training.read_safetensors(path).head.parts] == ["offset", "at"]
 
 
 def test_state_and_narrow_dtypes_come_back(tmp_path):
@@ -142,12 +175,16 @@ def test_what_is_wrong_is_named(model, tmp_path):
     save_file({"w": np.zeros(3, np.float32)}, path)
     with pytest.raises(training.CheckpointError, match="format version None, expected 1"):
         training.read_safetensors(path)
-    metadata = {"format_version": "1", "architecture": json.dumps({"class": "os.system"})}
-    save_file({"w": np.zeros(3, np.float32)}, path, metadata)
+    for text in ('{"format_version": 2}', "[]"):
+        save_file({"w": np.zeros(3, np.float32)}, path, {"mdnjax": text})
+        with pytest.raises(training.CheckpointError, match=r"format version .*, expected 1"):
+            training.read_safetensors(path)
+    config = {"format_version": 1, "architecture": {"class": "os.system"}}
+    save_file({"w": np.zeros(3, np.float32)}, path, {"mdnjax": json.dumps(config)})
     with pytest.raises(training.CheckpointError, match=r"public one of mdnjax, got 'os.system'"):
         training.read_safetensors(path)
-    metadata["architecture"] = json.dumps(training.describe(nets.LSTMStack, **OPTIONS))
-    save_file({"w": np.zeros(3, np.float32)}, path, metadata)
+    config["architecture"] = training.describe(nets.LSTMStack, **OPTIONS)
+    save_file({"w": np.zeros(3, np.float32)}, path, {"mdnjax": json.dumps(config)})
     with pytest.raises(
         training.CheckpointError, match=r"bias: got None, expected float32\[20\].*and 2 more"
     ):

@@ -17,6 +17,7 @@ from mdnjax.training.model import Model, leaf_types, rebuild_model, what_differs
 from mdnjax.training.step import leaf_names
 
 FORMAT_VERSION = 1
+_KEY = "mdnjax"  # of the metadata: all JSON under one, for the library shuffles several
 # What a run's configuration says of the run, not of the model.
 _OF_THE_RUN = frozenset({"arrays", "progress", "format_version"})
 _DTYPES = {
@@ -40,8 +41,9 @@ def write_safetensors(path: str | os.PathLike[str], model: Model) -> pathlib.Pat
     """Writes a model's weights, and all it takes to rebuild it, to one file.
 
     The arrays are named by their paths: `params/layers/0/kernel`, and `state/...` where the network
-    has a state. The file's metadata hold the configuration, JSON by JSON: `architecture`, `head`,
-    `normalizer`, `versions` and what else was given to `fit` as `config`.
+    has a state. The file's metadata hold the configuration, as JSON under `mdnjax`: `architecture`,
+    `head`, `normalizer`, `versions` and what else was given to `fit` as `config`. Equal models make
+    equal bytes.
 
     Args:
         path: The file; its folder must exist. It is whole or not there; an older one is replaced.
@@ -64,8 +66,9 @@ def write_safetensors(path: str | os.PathLike[str], model: Model) -> pathlib.Pat
     }
     document = {name: value for name, value in model.config.items() if name not in _OF_THE_RUN}
     document["format_version"] = FORMAT_VERSION
-    metadata = {name: json.dumps(value) for name, value in document.items()}
-    content = numpy.save(arrays, metadata)
+    # Sorted by name, but not within: the parts of a head, say, stand in an order that counts.
+    text = json.dumps(dict(sorted(document.items())))
+    content = numpy.save(arrays, {_KEY: text})
     try:
         write_whole(path, content)
     except OSError as error:
@@ -94,13 +97,13 @@ def read_safetensors(path: str | os.PathLike[str], *, method: str = "__call__") 
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
         found = {name: _array(spec) for name, spec in safetensors.deserialize(path.read_bytes())}
-        config = {name: json.loads(text) for name, text in metadata.items()}
+        config = json.loads(metadata.get(_KEY, "{}"))
     # The library's own error is of a compiled class, whose place has moved.
     except Exception as error:
         raise CheckpointError(
             f"{path}: expected a file of write_safetensors; got {type(error).__name__}: {error}."
         ) from error
-    got = config.get("format_version")
+    got = config.get("format_version") if isinstance(config, dict) else None
     if got != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: got format version {got!r}, expected {FORMAT_VERSION}, the one that this "
