@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -246,10 +247,106 @@ def test_density_map_of_a_network_that_is_far_off_is_dark():
     assert_text_is_inside(figure)
 
 
+def polyline(*strokes, points: int = 5) -> Strokes:
+    """Strokes of straight pieces between corners, `points` to a piece."""
+    drawn = []
+    for corners in strokes:
+        ends = np.array(corners, dtype=float)
+        pieces = [np.linspace(a, b, points) for a, b in itertools.pairwise(ends)]
+        drawn.append(np.concatenate(pieces))
+    positions = np.concatenate(drawn)
+    pen_up = np.zeros(len(positions))
+    pen_up[np.cumsum([len(stroke) for stroke in drawn]) - 1] = 1
+    offsets = np.diff(positions, axis=0, prepend=positions[:1])
+    return Strokes(offsets, pen_up, np.ones(len(positions), bool))
+
+
+DRAWINGS = {
+    "kanji": polyline([(5, 30), (95, 28)], [(60, 5), (55, 60), (10, 95)], [(55, 50), (95, 95)]),
+    "square": polyline([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)], points=3),
+    "cat": polyline(
+        [(-40, -25), (-35, -60), (-10, -38), (10, -38), (35, -60), (40, -25), (0, 40), (-40, -25)],
+        [(-15, -10), (-14, -9)],
+        [(15, -10), (16, -9)],
+        [(-10, 8), (10, 8), (0, 14), (-10, 8)],
+    ),
+    "stroke": polyline([(0, 0), (0, 100)], points=10),
+    "wide": polyline([(0, 0), (100, 80), (200, 0)]),
+}
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_density_map_of_a_drawing_fits_a_screen(name, weights):
+    line = DRAWINGS[name]
+    steps = len(line.pen_up) - 1
+    scale = 0.1 * float(np.ptp(np.cumsum(line.offsets, axis=0), axis=0).max())
+    log_weights, _, covariances = mixtures(steps, 3, scale)
+    loc = np.repeat(line.offsets[1:, None], 3, axis=1)
+    figure = plotting.density_map(line, log_weights, loc, covariances, weights=weights, width=8.0)
+    assert_text_is_inside(figure)
+    width, height = figure.get_size_inches()
+    assert 0.25 * width < height < 0.8 * width
+
+    boxes = [ax.get_position() for ax in figure.axes]
+    ink, density = boxes[:2]
+    assert (ink.y0, ink.y1) == pytest.approx((density.y0, density.y1))
+    assert ink.width == pytest.approx(density.width)
+    assert ink.x1 < density.x0
+    if weights:
+        below = boxes[2]
+        assert (below.x0, below.x1) == pytest.approx((ink.x0, density.x1))
+        assert below.y1 < ink.y0
+        bars = boxes[3:]
+        assert bars[0].x0 == pytest.approx(bars[1].x0)
+    for ax in figure.axes[:2]:  # the picture fills its panel, and the drawing is in the middle
+        before = ax.get_position(original=True)
+        ax.apply_aspect()
+        assert ax.get_position().bounds == pytest.approx(before.bounds, rel=1e-6)
+    points = np.cumsum(line.offsets, axis=0)
+    sheet = np.concatenate(set_page(line, margin=0.2).lines[0])
+    low, high = figure.axes[0].get_xlim()
+    assert low + high == pytest.approx(sheet[:, 0].min() + sheet[:, 0].max())
+    assert np.ptp(points, axis=0).max() > 0.55 * min(high - low, figure.axes[0].get_ylim()[0])
+
+    # The pen is as thick on the page for any drawing: about a hundredth of its panel.
+    pen = np.array(figure.axes[0].collections[0].get_linewidths()) / 72
+    assert (pen > 0.006 * ink.width * width).all()
+    assert (pen < 0.013 * ink.width * width).all()
+
+    # The density is where the next points are.
+    image = figure.axes[1].images[0]
+    shown = np.asarray(image.get_array())
+    left, right, bottom, top = image.get_extent()
+    column = (sheet[1:, 0] - left) / (right - left) * shown.shape[1]
+    row = (sheet[1:, 1] - top) / (bottom - top) * shown.shape[0]
+    assert shown[row.astype(int), column.astype(int)].min() > 0.02 * shown.max()
+
+
+def test_density_map_of_a_line_stays_stacked():
+    figure = plotting.density_map(wave(40), *mixtures(39, 5, 2.0))
+    writing, density, weights = (ax.get_position() for ax in figure.axes[:3])
+    for panel in (density, weights):
+        assert (panel.x0, panel.x1) == pytest.approx((writing.x0, writing.x1))
+    assert writing.y0 > density.y1 > density.y0 > weights.y1
+    assert figure.axes[0].get_title("left") == "The writing"
+
+
+def test_density_map_counts_a_few_points_in_whole_numbers():
+    line = DRAWINGS["kanji"]
+    figure = plotting.density_map(line, *mixtures(len(line.pen_up), 3, 9.0))
+    ticks = np.asarray(figure.axes[2].get_xticks())
+    np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
 def test_density_map_names_what_is_wrong():
     with pytest.raises(ValueError, match="density_map: log_weights must be 39 or 40 steps"):
         plotting.density_map(wave(40), *mixtures(41, 2, 1.0))
     two = Strokes(*(np.stack([a, a]) for a in vars(wave(40)).values()))
+    for line, least in ((wave(40), "1.15"), (DRAWINGS["square"], "1.51")):
+        mixture = mixtures(len(line.pen_up), 2, 1.0)
+        with pytest.raises(ValueError, match=f"width must be more than {least} inches, got 1.1"):
+            plotting.density_map(line, *mixture, width=1.1)
     with pytest.raises(ValueError, match="density_map: line must be one line"):
         plotting.density_map(two, *mixtures(40, 2, 1.0))
 

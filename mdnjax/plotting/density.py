@@ -9,7 +9,7 @@ References:
     A. Graves, Generating sequences with recurrent neural networks, 2013, figures 10 to 12.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from mdnjax._checks import require
 from mdnjax._types import Array
 from mdnjax.plotting import style
 from mdnjax.plotting.strokes import draw_ink
-from mdnjax.strokes.curves import Page, set_page
+from mdnjax.strokes.curves import set_page
 from mdnjax.strokes.structure import Strokes
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _REACH = 5.0  # standard deviations: what lies beyond is 4e-6 of a Gaussian's mass in the plane
 _DROPPED = 1e-4  # of a step's mass, in its lightest components
 _RESOLUTION = 180  # cells an inch
+_WIDE = 2.5  # a page this much wider than high is a line of writing; stacked, it fills a square
+_PEN = 0.01  # of the width of a drawing's panel
 _FINE = 8.0  # pixels a standard deviation: linear interpolation then errs by 0.2 % of the peak
 
 
@@ -195,10 +197,10 @@ def density_map(
 
     Above, the writing; below it, on the same scale, `offset_density` in a logarithmic colour
     scale; at the bottom, the weight of every component at every point, and where the pen was
-    lifted.
+    lifted. What is not wide, a character or a drawing, has its density at its right.
 
     Args:
-        line: One line of T points, padding masked.
+        line: One line of writing, or one drawing, of T points, padding masked.
         log_weights: Log of the mixing coefficients; step t is what was expected after points 0
             to t, so that there are S = T - 1 steps, or T with the one beyond the end.
         loc: Means of the next offset, in the units of the line.
@@ -220,23 +222,21 @@ def density_map(
     """
     sheet = set_page(line, margin=0.35, function="density_map")
     require(len(sheet.lines) == 1, "density_map", "line", f"{len(sheet.lines)} lines", "one line")
+    wide = sheet.size[0] > _WIDE * sheet.size[1]
+    if not wide:
+        sheet = set_page(line, margin=0.2, function="density_map")
     positions = np.concatenate(sheet.lines[0])
     steps, count = len(log_weights), len(positions)
     expected = f"{count - 1} or {count} steps for {count} points"
     require(steps in (count - 1, count), "density_map", "log_weights", steps, expected)
     require(bool(decades > 0), "density_map", "decades", decades, "positive")
 
-    left, right, gap = 0.55, 0.6, 0.36  # inches: axis, colour bar, title of a panel
-    across = width - left - right
-    require(across > 0, "density_map", "width", width, f"more than {left + right} inches")
-    tall = min(max(across * sheet.size[1] / sheet.size[0], 0.5), across)
-    heights = [tall, tall] + ([1.35] if weights else [])
-    bottom = 0.48 if weights else 0.3
-    height = sum(heights) + gap * len(heights) + bottom
-
+    arrange = _stack if wide else _pair
+    layout = arrange(sheet.size, width, weights)
+    (first, last), (_, _, across, _) = layout.view, layout.boxes[1]
     columns = round(_RESOLUTION * across)
-    cell = sheet.size[0] / columns
-    x = (np.arange(columns) + 0.5) * cell
+    cell = (last - first) / columns
+    x = first + (np.arange(columns) + 0.5) * cell
     y = (np.arange(max(2, round(sheet.size[1] / cell))) + 0.5) * cell
     density = offset_density(
         positions[:steps], log_weights, loc, covariances, x, y, blur=0.5 * cell
@@ -244,23 +244,20 @@ def density_map(
     with style.house_style():
         from matplotlib.colors import LogNorm
 
-        figure = style.new_figure(width, height)
-        tops = height - gap - np.concatenate([[0], np.cumsum(np.add(heights, gap))[:-1]])
-        panels = [
-            figure.add_axes((left / width, (top - h) / height, across / width, h / height))
-            for top, h in zip(tops, heights, strict=True)
-        ]
+        figure = style.new_figure(width, layout.height)
+        inches = np.array([width, layout.height] * 2)
+        panels = [figure.add_axes(tuple(box / inches)) for box in np.array(layout.boxes)]
         for ax in panels[:2]:
-            ax.set_xlim(0, sheet.size[0])
+            ax.set_xlim(first, last)
             ax.set_ylim(sheet.size[1], 0)
             ax.set_aspect("equal")
             ax.set_xticks([])
             ax.set_yticks([])
             ax.spines[:].set_visible(False)
         panels[0].set_facecolor(style.PAPER)
-        panels[0].set_title("The writing")
-        draw_ink(panels[0], sheet)
-        _scale_bar(panels[0], sheet, unit)
+        panels[0].set_title("The writing" if wide else "The drawing")
+        draw_ink(panels[0], sheet, pen_width=None if wide else _PEN * (last - first))
+        _scale_bar(panels[0], last - first, unit)
 
         lit = density[density > 0]
         high = float(np.quantile(lit, 0.999)) if len(lit) else 1.0
@@ -269,17 +266,70 @@ def density_map(
             np.maximum(density, norm.vmin or 0),
             norm=norm,
             cmap=style.heat_colors(),
-            extent=(0, sheet.size[0], y[-1] + 0.5 * cell, 0),
+            extent=(first, last, y[-1] + 0.5 * cell, 0),
             interpolation="bilinear",
             interpolation_stage="data",
         )
         panels[1].set_title("Where the network expected each next point")
         note = f"sum of the predicted densities, per square {unit.removesuffix('s')}"
-        panels[1].set_title(note, loc="right", fontsize=8, color=style.FAINT)
+        if wide:
+            panels[1].set_title(note, loc="right", fontsize=8, color=style.FAINT)
+        else:
+            panels[1].set_xlabel(note, loc="right", fontsize=8, color=style.FAINT)
         _color_bar(figure, panels[1], shown)
         if weights:
             _draw_weights(figure, panels[2], np.exp(np.asarray(log_weights)), line)
     return figure
+
+
+class _Layout(NamedTuple):
+    """Where the panels stand, in inches; the last one, of the weights, may be missing.
+
+    Attributes:
+        height: Of the figure.
+        view: The first and the last x of the page that the two upper panels show.
+        boxes: Left, bottom, width and height of every panel.
+    """
+
+    height: float
+    view: tuple[float, float]
+    boxes: list[tuple[float, float, float, float]]
+
+
+_LEFT, _RIGHT, _GAP = 0.55, 0.6, 0.36  # inches: axis, colour bar, title of a panel
+_WEIGHTS, _BELOW = 1.35, 0.48  # inches: the panel of the weights, what is written below it
+
+
+def _across(width: float, gap: float) -> float:
+    """What is left of a figure's width for its panels."""
+    least = _LEFT + _RIGHT + gap
+    require(width > least, "density_map", "width", width, f"more than {least:.2f} inches")
+    return width - least
+
+
+def _stack(size: tuple[float, float], width: float, weights: bool) -> _Layout:
+    """One panel below the other, for lines."""
+    across = _across(width, 0.0)
+    tall = max(across * size[1] / size[0], 0.5)
+    heights = [tall, tall] + ([_WEIGHTS] if weights else [])
+    height = sum(heights) + _GAP * len(heights) + (_BELOW if weights else 0.3)
+    tops = height - _GAP - np.concatenate([[0], np.cumsum(np.add(heights, _GAP))[:-1]])
+    boxes = [(_LEFT, top - h, across, h) for top, h in zip(tops.tolist(), heights, strict=True)]
+    return _Layout(height, (0.0, size[0]), boxes)
+
+
+def _pair(size: tuple[float, float], width: float, weights: bool) -> _Layout:
+    """Ink and density side by side, at most as high as wide, and the weights below both."""
+    note = 0.3
+    across = _across(width, _GAP) / 2
+    tall = min(across * size[1] / size[0], across)
+    below = note + (_GAP + _WEIGHTS + _BELOW if weights else 0.0)
+    boxes = [(_LEFT, below, across, tall), (_LEFT + across + _GAP, below, across, tall)]
+    if weights:
+        boxes.append((_LEFT, _BELOW, 2 * across + _GAP, _WEIGHTS))
+    # What is higher than wide stands in the middle of its panel.
+    beside = 0.5 * (size[1] * across / tall - size[0])
+    return _Layout(_GAP + tall + below, (-beside, size[0] + beside), boxes)
 
 
 def _draw_weights(
@@ -304,6 +354,7 @@ def _draw_weights(
     ax.set_xlabel("point of the line")
     ax.set_ylabel("component")
     ax.set_yticks(sorted({1, components}))
+    ax.locator_params(axis="x", integer=True)
     ax.spines[:].set_visible(False)
     up = np.asarray(line.pen_up)[np.asarray(line.mask)][:steps]
     lifted = np.flatnonzero(up > 0.5) + 1
@@ -320,15 +371,15 @@ def _draw_weights(
     _color_bar(figure, ax, shown)
 
 
-def _scale_bar(ax: "matplotlib.axes.Axes", sheet: Page, unit: str) -> None:
-    """A bar of a round length above the panel's right end, with its length."""
-    about = 0.1 * sheet.size[0]
+def _scale_bar(ax: "matplotlib.axes.Axes", across: float, unit: str) -> None:
+    """A bar of a round length above the right end of a panel so wide, with its length."""
+    about = 0.1 * across
     power = 10.0 ** np.floor(np.log10(about))
     length = max(m for m in (1, 2, 5) if m * power <= about) * power
     figure = ax.get_figure(root=True)
     assert figure is not None
     row = 1 + 0.12 / (ax.get_position().height * figure.get_figheight())  # 0.12 inch above
-    share = length / sheet.size[0]
+    share = length / across
     ax.plot(
         [1 - share, 1],
         [row, row],
