@@ -124,6 +124,22 @@ def test_lines_start_at_zero_to_the_last_bit():
         assert not lines.offsets[:, 0].any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_points_have_the_precision_of_the_model(x64, dtype):
+    stack = nets.LSTMStack(3, (4,), HEAD.num_outputs, rngs=nnx.Rngs(0))
+    net = nets.functional(stack, method="step")
+    params = jax.tree.map(lambda p: p.astype(dtype), net.params)
+    init = jax.tree.map(lambda c: c.astype(dtype), stack.initial_carry((2,)))
+
+    def step(params, carry, point):
+        return net.apply(params, {}, carry, point)[0]
+
+    step = jax.tree_util.Partial(step, params)
+    lines = _generate(step, init, num_lines=2, max_points=5)
+    assert lines.offsets.dtype == dtype
+    assert np.isfinite(lines.offsets).all()
+
+
 def test_given_first_points_are_kept():
     first = jnp.array([[0.5, -0.5, 1.0], [0.0, 0.0, 0.0]])
     lines = _generate(num_lines=2, max_points=3, first=first)

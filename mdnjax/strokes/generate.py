@@ -101,6 +101,9 @@ def _scan(
 ) -> Float[Array, "B T 3"]:
     """The first point and those sampled after it, normalised."""
     offset_head, pen_head = stroke_parts(head)
+    # What is drawn has the precision of the model, which under x64 need not be JAX's default.
+    _, raw = jax.eval_shape(step, init, first.astype(jnp.float32))
+    first = first.astype(jnp.promote_types(raw.dtype, jnp.float32))
 
     def draw(state: tuple[Any, Array], noise: _Noise) -> tuple[tuple[Any, Array], Array]:
         carry, point = state
