@@ -266,3 +266,13 @@ def test_write_svg_is_whole_or_nothing(tmp_path, monkeypatch):
         write_svg(target, wave(), title="second")
     assert target.read_bytes() == first
     assert [p.name for p in tmp_path.iterdir()] == ["lines.svg"]
+
+
+@pytest.mark.parametrize("name", ["absent/lines.svg", "folder"])
+def test_a_file_that_cannot_be_written_is_called_by_its_own_name(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises((FileNotFoundError, IsADirectoryError)) as error:
+        write_svg(tmp_path / name, wave())
+    assert (error.value.filename, error.value.filename2) == (str(tmp_path / name), None)
+    assert error.value.strerror == os.strerror(error.value.errno)
+    assert ".part" not in str(error.value)
