@@ -215,6 +215,11 @@ def test_touches_are_drawn_at_every_size(gap, dpi):
         ({"pen_width": -1.0}, "pen_width"),
         ({"given": 61}, "given"),
         ({"columns": 0}, "columns"),
+        ({"color": "inkk"}, "color"),
+        ({"paper": "rgb(255, 255, 255)"}, "paper"),
+        ({"paper": "none"}, "paper"),
+        ({"given_color": "currentColor"}, "given_color"),
+        ({"animation": Animation(tip="hsl(20 100% 40%)")}, "animation.tip"),
     ],
 )
 def test_options_out_of_range_are_named(tmp_path, options, name):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mdnjax._checks import require
+from mdnjax._checks import require, require_extra
 from mdnjax._files import write_whole
 from mdnjax.plotting import style
 from mdnjax.plotting._gif import encode_gif
@@ -62,7 +62,8 @@ def write_gif(
         animation: How the picture draws itself.
         frames_per_second: At most 50, which is the most that viewers play.
         width: Width of the picture in pixels; the height follows.
-        color: Colour of the ink.
+        color: Colour of the ink. This one, the others and the animation's `tip` are written as
+            Matplotlib writes them, which is not in all of CSS's ways.
         paper: Colour of the paper.
         pen_width: Width of the pen in the units of the data; by default one that suits the size
             of the writing.
@@ -75,13 +76,18 @@ def write_gif(
 
     Raises:
         ImportError: Matplotlib is not installed.
-        ValueError: See `page`; or an option out of range.
+        ValueError: See `page`; or an option out of range, or a colour that is none.
         OSError: The file cannot be written; one already there is left as it was.
     """
     name = "write_gif"
     usable = bool(np.isfinite(frames_per_second)) and 0 < frames_per_second <= 50
     require(usable, name, "frames_per_second", frames_per_second, "above 0 and at most 50")
     require(16 <= width <= 8192, name, "width", width, "from 16 to 8192 pixels")
+    _check_color("color", color)
+    _check_color("paper", paper)
+    _check_color("given_color", given_color)
+    if animation.tip is not None:
+        _check_color("animation.tip", animation.tip)
     sheet = set_page(
         lines, leading=leading, margin=margin, columns=columns, given=given, function=name
     )
@@ -118,6 +124,14 @@ def write_gif(
         hold=animation.hold,
     )
     write_whole(pathlib.Path(path), encode_gif(frames, palette, loop=animation.loop))
+
+
+def _check_color(argument: str, value: str) -> None:
+    """Matplotlib's "none" is refused, too: a GIF of it would be black."""
+    colors = require_extra("matplotlib.colors", "plot")
+    seen = colors.is_color_like(value) and colors.to_rgba(value)[3] > 0
+    expected = "a colour as Matplotlib writes it, such as '#1b2a49' or 'navy'"
+    require(seen, "write_gif", argument, repr(value), expected)
 
 
 def _frames(
