@@ -229,3 +229,6 @@ def test_what_is_out_of_range_is_named():
         st.augment(KEY, batch, starts=starts[:, 1:], scale=0.1)
     with pytest.raises(ValueError, match="augment: starts must be None for a corpus"):
         st.augment(KEY, corpus, starts=starts, scale=0.1)
+    empty = st.Strokes(np.zeros((3, 0, 2), np.float32), np.zeros((3, 0)), np.zeros((3, 0), bool))
+    with pytest.raises(ValueError, match=r"augment: strokes must be .*got shape \(3, 0\)"):
+        st.augment(KEY, empty, drop=0.1)

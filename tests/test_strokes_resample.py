@@ -237,6 +237,9 @@ def test_count_of_a_line_with_too_many_ends_is_empty():
     short = st.resample_count(line, 5)
     assert not short.mask.any()
     assert not short.offsets.any()
+    empty = st.Strokes(np.zeros((3, 0, 2), np.float32), np.zeros((3, 0)), np.zeros((3, 0), bool))
+    with pytest.raises(ValueError, match=r"resample_count: strokes must be .*got shape \(3, 0\)"):
+        st.resample_count(empty, 4)
     with pytest.raises(ValueError, match="resample_count: num_points must be at least 2, got 1"):
         st.resample_count(line, 1)
 

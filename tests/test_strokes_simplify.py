@@ -191,6 +191,9 @@ def test_nothing_to_simplify_and_nothing_to_allow():
     for tolerance in (-1.0, np.inf, np.nan):
         with pytest.raises(ValueError, match="simplify: tolerance must be finite and at least 0"):
             st.simplify(corpus, tolerance)
+    empty = st.Strokes(np.zeros((3, 0, 2), np.float32), np.zeros((3, 0)), np.zeros((3, 0), bool))
+    with pytest.raises(ValueError, match=r"simplify: strokes must be .*got shape \(3, 0\)"):
+        st.simplify(empty, 1.0)
 
 
 def test_an_overflow_is_named():

@@ -5,8 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
+from mdnjax._checks import require
 from mdnjax._types import Array
 from mdnjax.strokes.structure import Strokes
+
+
+def check_points(strokes: Strokes, function: str) -> None:
+    """A ValueError in the function's name if the lines have no room for a single point."""
+    shape = strokes.mask.shape
+    expected = "lines [..., T] with T at least 1"
+    require(len(shape) > 0 and shape[-1] > 0, function, "strokes", f"shape {shape}", expected)
 
 
 def stroke_ends(

@@ -72,7 +72,8 @@ def augment(
     the one before its last.)
 
     A `Corpus` is augmented on the host, in NumPy; `Strokes` by JAX, under `jit` and `vmap`, with
-    static shapes: what stays moves to the front and `mask` becomes shorter.
+    static shapes: what stays moves to the front and `mask` becomes shorter. The ranges and `drop`
+    are Python numbers, static under `jit`.
 
     Args:
         key: Of all draws. A corpus and a batch draw different numbers from one key.
@@ -92,7 +93,7 @@ def augment(
 
     Raises:
         ValueError: A range is out of its own; `starts` come with a `drop`, with a corpus, or in
-            another shape than the strokes.
+            another shape than the strokes; or T is 0.
 
     Example:
         >>> from mdnjax.strokes.transforms import to_offsets
@@ -112,6 +113,7 @@ def augment(
         if ranges.any:
             strokes = _move_corpus(_generator(affine_key), strokes, ranges)
         return _drop_corpus(_generator(drop_key), strokes, drop) if drop else strokes
+    _padded.check_points(strokes, "augment")
     if starts is not None:
         require(drop == 0, "augment", "drop", drop, "0 where starts are given")
         expected = f"of shape {strokes.mask.shape}, as the mask is"

@@ -147,7 +147,7 @@ def resample_count(strokes: Strokes, num_points: int) -> Strokes:
 
     Args:
         strokes: Lines `[..., T]` in any unit, the points of a line before its padding.
-        num_points: P.
+        num_points: P, a Python number, static under `jit`.
 
     Returns:
         `Strokes` `[..., P]`, JAX arrays. All P points of a line are there, but for two cases: a
@@ -156,7 +156,7 @@ def resample_count(strokes: Strokes, num_points: int) -> Strokes:
         enough, and that an empty line has no weight.
 
     Raises:
-        ValueError: `num_points` is less than 2.
+        ValueError: `num_points` is less than 2, or T is 0.
 
     Example:
         >>> from mdnjax.strokes.transforms import to_offsets, to_positions
@@ -168,6 +168,7 @@ def resample_count(strokes: Strokes, num_points: int) -> Strokes:
         [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
     """
     require(num_points >= 2, "resample_count", "num_points", num_points, "at least 2")
+    _padded.check_points(strokes, "resample_count")
     one_line = functools.partial(_resample_line, num_points=num_points)
     offsets, pen_up, mask = jnp.vectorize(one_line, signature="(t,d),(t),(t)->(p,d),(p),(p)")(
         strokes.offsets, strokes.pen_up, strokes.mask

@@ -48,14 +48,15 @@ def simplify(strokes: Corpus | Strokes, tolerance: float) -> Corpus | Strokes:
 
     Args:
         strokes: A corpus, or lines `[..., T]`, the points of a line before its padding.
-        tolerance: The greatest distance of a dropped point, in the unit of the strokes.
+        tolerance: The greatest distance of a dropped point, in the unit of the strokes: a Python
+            number, static under `jit`.
 
     Returns:
         What came, with fewer points: a corpus (with the times of the points that stay), or JAX
         arrays of the same shape, what stays moved to the front and `mask` shorter.
 
     Raises:
-        ValueError: The tolerance is negative or not finite.
+        ValueError: The tolerance is negative or not finite, or T is 0.
 
     Example:
         >>> from mdnjax.strokes.transforms import to_offsets, to_positions
@@ -73,6 +74,7 @@ def simplify(strokes: Corpus | Strokes, tolerance: float) -> Corpus | Strokes:
     require(finite, "simplify", "tolerance", tolerance, "finite and at least 0")
     if isinstance(strokes, Corpus):
         return _ragged.keep_points(strokes, _kept(strokes, tolerance), function="simplify")
+    _padded.check_points(strokes, "simplify")
     return _padded.keep_points(strokes, _kept_on_device(strokes, tolerance))
 
 
