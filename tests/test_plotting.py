@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 from PIL import Image
 
@@ -310,7 +311,9 @@ def test_density_map_of_a_drawing_fits_a_screen(name, weights):
     assert np.ptp(points, axis=0).max() > 0.55 * min(high - low, figure.axes[0].get_ylim()[0])
 
     # The pen is as thick on the page for any drawing: about a hundredth of its panel.
-    pen = np.array(figure.axes[0].collections[0].get_linewidths()) / 72
+    (drawn,) = figure.axes[0].collections
+    assert isinstance(drawn, LineCollection)
+    pen = np.array(drawn.get_linewidths()) / 72
     assert (pen > 0.006 * ink.width * width).all()
     assert (pen < 0.013 * ink.width * width).all()
 
