@@ -313,7 +313,7 @@ def test_density_map_of_a_drawing_fits_a_screen(name, weights):
     # The pen is as thick on the page for any drawing: about a hundredth of its panel.
     (drawn,) = figure.axes[0].collections
     assert isinstance(drawn, LineCollection)
-    pen = np.array(drawn.get_linewidths()) / 72
+    pen = np.array(drawn.get_linewidth()) / 72
     assert (pen > 0.006 * ink.width * width).all()
     assert (pen < 0.013 * ink.width * width).all()
 
