@@ -191,6 +191,22 @@ def thin(points: Float[np.ndarray, "n 2"], spacing: float) -> Int[np.ndarray, " 
     return np.array(kept)
 
 
+def bernstein(u: Float[np.ndarray, " m"]) -> Float[np.ndarray, "m 4"]:
+    """The weights of the four control points of a cubic Bézier: Bernstein's polynomials.
+
+    Args:
+        u: Parameters in [0, 1].
+
+    Returns:
+        The weights, each row of sum 1.
+
+    >>> bernstein(np.array([0.0, 0.5])).tolist()
+    [[1.0, 0.0, 0.0, 0.0], [0.125, 0.375, 0.375, 0.125]]
+    """
+    v = 1 - u
+    return np.stack([v * v * v, 3 * u * v * v, 3 * u * u * v, u * u * u], axis=1)
+
+
 def flatten(segments: Float[np.ndarray, "n 4 2"], pieces: int) -> Float[np.ndarray, "m 2"]:
     """Points along Béziers that follow on one another, evenly in each one's parameter.
 
@@ -205,8 +221,7 @@ def flatten(segments: Float[np.ndarray, "n 4 2"], pieces: int) -> Float[np.ndarr
     >>> flatten(bezier(np.array([[0.0, 0.0], [3.0, 0.0]])), 2).tolist()
     [[0.0, 0.0], [1.5, 0.0], [3.0, 0.0]]
     """
-    u = np.arange(pieces)[:, None] / pieces
-    basis = np.concatenate([(1 - u) ** 3, 3 * u * (1 - u) ** 2, 3 * u**2 * (1 - u), u**3], axis=1)
+    basis = bernstein(np.arange(pieces) / pieces)
     inner = np.einsum("uc,ncd->nud", basis, segments).reshape(-1, 2)
     return np.concatenate([inner, segments[-1:, 3]])
 

@@ -17,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from jaxtyping import Float, Int
 
+from mdnjax.strokes._decimals import shortest
 from mdnjax.strokes.animation import Animation, follow, pen_times
 from mdnjax.strokes.curves import Page, Piece
 
@@ -187,10 +188,5 @@ def _percent(share: float) -> str:
 
 
 def _number(value: float, decimals: int) -> str:
-    """The shortest text of a number with so many decimals."""
-    text = f"{value:.{decimals}f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    if text in ("-0", ""):
-        return "0"
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+    """The shortest text of a number rounded to so many decimals."""
+    return shortest(round(float(value) * 10**decimals), decimals)

@@ -16,6 +16,7 @@ import numpy as np
 
 from mdnjax._checks import require
 from mdnjax._files import write_whole
+from mdnjax.strokes._decimals import shortest
 from mdnjax.strokes.animation import Animation
 from mdnjax.strokes.curves import Piece, ink, set_page
 from mdnjax.strokes.keyframes import set_in_motion
@@ -192,10 +193,4 @@ def _lattice(values: np.ndarray, decimals: int) -> np.ndarray:
 
 def _text(units: np.ndarray, decimals: int) -> str:
     """Whole units of the last decimal as the shortest list of numbers that SVG reads."""
-    words = []
-    for unit in units.ravel().tolist():
-        whole, part = divmod(abs(unit), 10**decimals)
-        fraction = f".{part:0{decimals}d}".rstrip("0") if part else ""
-        sign = "-" if unit < 0 else ""
-        words.append(f"{sign}{whole or ('' if fraction else 0)}{fraction}")
-    return " ".join(words).replace(" -", "-")
+    return " ".join(shortest(unit, decimals) for unit in units.ravel().tolist()).replace(" -", "-")

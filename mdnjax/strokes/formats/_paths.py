@@ -13,6 +13,7 @@ import re
 
 import numpy as np
 
+from mdnjax.strokes.curves import bernstein
 from mdnjax.strokes.formats import _shared
 
 Subpath = list[np.ndarray]
@@ -88,10 +89,8 @@ def flatten(subpath: Subpath, tolerance: float, most: int) -> np.ndarray:
             pieces = pieces.astype(np.int64)
             curve = np.repeat(np.arange(len(run)), pieces)
             first = np.repeat(np.cumsum(pieces) - pieces, pieces)
-            t = ((np.arange(len(curve)) - first + 1) / pieces[curve])[:, None]
-            a, b, c, d = np.moveaxis(run[curve], 1, 0)
-            s = 1 - t
-            run = s * s * s * a + 3 * s * s * t * b + 3 * s * t * t * c + t * t * t * d
+            weights = bernstein((np.arange(len(curve)) - first + 1) / pieces[curve])
+            run = np.einsum("mc,mcd->md", weights, run[curve])
         runs.append(run)
     points = np.concatenate(runs)
     moved = np.ones(len(points), bool)
