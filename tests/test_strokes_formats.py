@@ -24,7 +24,8 @@ def test_an_unknown_file_or_folder_is_described(tmp_path):
     file.write_bytes(b"%PDF-1.7 and so on")
     with pytest.raises(StrokeFormatError, match=r"begins with b'%PDF-1.7 .*lineStrokes/.*\.npz"):
         read(file)
-    with pytest.raises(StrokeFormatError, match=r"a folder with notes\.npz: not understood"):
+    expected = r"a folder with notes\.npz: not understood, by 1 of its files\. Understood"
+    with pytest.raises(StrokeFormatError, match=expected):
         read(tmp_path)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(StrokeFormatError, match="a folder with nothing"):
@@ -127,6 +128,64 @@ def test_what_is_closed_to_us_in_a_folder_does_not_close_the_folder(tmp_path, mo
     closed.add(tmp_path / "c.npz")
     with pytest.raises(PermissionError):
         read(tmp_path / "c.npz", format="npz")
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg"><polyline points="0,0 1,1"/></svg>'
+UNIPEN = '.SEGMENT WORD 0-0 ? "a"\n.PEN_DOWN\n1 2\n.PEN_UP\n'
+QUICKDRAW = '{"word":"cat","key_id":"1","drawing":[[[0,1],[0,1]]]}\n'
+
+
+def test_what_else_lies_in_a_folder_does_not_hide_the_drawings(tmp_path):
+    for number in range(300):
+        (tmp_path / f"a{number:03}.txt").write_text("notes")
+        (tmp_path / f"photo{number % 3}.{number}").write_text("other")
+    for number in range(25):
+        (tmp_path / f"z{number}.svg").write_text(SVG if number % 2 else "<svg")
+    assert recognise(tmp_path) == "svg"
+    for file in tmp_path.glob("*.svg"):
+        file.unlink()
+    (tmp_path / ".hidden.svg").write_text(SVG)
+    # 20 of the notes, and one of each of the next 19 suffixes.
+    with pytest.raises(StrokeFormatError, match="not understood, by 39 of its files"):
+        recognise(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("svg", SVG), ("unipen", UNIPEN), ("quickdraw", QUICKDRAW)],
+    ids=["svg", "unipen", "quickdraw"],
+)
+def test_the_file_asked_for_is_closed_to_us(tmp_path, monkeypatch, name, content):
+    """Nothing is broken then: it is the system's error, which says what to do."""
+    file = tmp_path / "drawings"
+    file.write_text(content)
+    assert len(read(file, format=name)) == 1
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "open", refuse)
+    with pytest.raises(PermissionError, match="drawings"):
+        read(file, format=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("svg", SVG), ("unipen", UNIPEN)], ids=["svg", "unipen"]
+)
+def test_a_file_of_a_folder_that_fails_while_it_is_read(tmp_path, monkeypatch, name, content):
+    for letter in "ab":
+        (tmp_path / letter).write_text(content)
+    whole = pathlib.Path.read_bytes
+
+    def read_bytes(path):
+        if path.name == "a":
+            raise OSError(5, "Input/output error")
+        return whole(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", read_bytes)
+    expected = r"1 thing in .* is broken or missing(.|\n)*a: file: cannot be read .Input/output"
+    with pytest.warns(UserWarning, match=expected):
+        assert len(read(tmp_path, format=name)) == 1
 
 
 @pytest.mark.parametrize(("name", "expected"), REAL.items())

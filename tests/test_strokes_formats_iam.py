@@ -1,4 +1,5 @@
 import contextlib
+import os
 import re
 import shutil
 
@@ -300,6 +301,36 @@ def test_a_misnamed_line(database, name, words):
         read_iam(database)
     with pytest.raises(StrokeFormatError, match=words):
         read_iam(database, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("closed", "skipped"),
+    [("a01", "a01"), ("b04/b04-020", "b04")],
+)
+def test_a_folder_of_lines_that_is_closed_to_us_is_broken(database, monkeypatch, closed, skipped):
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path) == str(database / "lineStrokes" / closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    expected = rf"1 thing in .* is broken(.|\n)*{closed}: folder: cannot be read .Permission denied"
+    with pytest.warns(UserWarning, match=expected):
+        kept = read_iam(database).ids.tolist()
+    assert kept == [line for line in IDS if not line.startswith(skipped)]
+    with pytest.raises(StrokeFormatError, match=f"{closed}: folder: cannot be read"):
+        read_iam(database, strict=True)
+
+
+def test_what_is_hidden_or_deeper_is_none_of_the_database(database):
+    home = database / "lineStrokes"
+    for place in ("a01/a01-001/more", "a01/.trash", ".trash/a01-001", "a01", "."):
+        put(home / place / "a01-001w-09.xml", "<")
+    (home / "b04").rename(database / "elsewhere")
+    (home / "b04").symlink_to(database / "elsewhere", target_is_directory=True)
+    assert read_iam(database, strict=True).ids.tolist() == IDS
 
 
 def test_one_warning_counts_all_and_lists_the_first_few(database):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mdnjax._checks import require
 from mdnjax.strokes.corpus import Corpus
-from mdnjax.strokes.formats import iam, npz, quickdraw, stroke3, svg, unipen
+from mdnjax.strokes.formats import _shared, iam, npz, quickdraw, stroke3, svg, unipen
 from mdnjax.strokes.formats.errors import StrokeFormatError
 from mdnjax.strokes.formats.iam import read_iam
 from mdnjax.strokes.formats.npz import read_npz, write_npz
@@ -116,7 +116,9 @@ def recognise(path: str | os.PathLike[str]) -> str:
         reason = "several formats in one folder; read one of them with format=..., or move one out"
         raise StrokeFormatError(path, " and ".join(found), reason)
     understood = "; ".join(f"{known.description} ({known.name})" for known in FORMATS)
-    raise StrokeFormatError(path, _seen(path), f"not understood. Understood are: {understood}")
+    looked = f", by {len(_shared.sample(path))} of its files" if path.is_dir() else ""
+    reason = f"not understood{looked}. Understood are: {understood}"
+    raise StrokeFormatError(path, _seen(path), reason)
 
 
 def read(
@@ -152,7 +154,7 @@ def _seen(path: pathlib.Path) -> str:
     """What an unknown path looks like, for the error."""
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
-        return f"a folder with {', '.join(names[:5]) or 'nothing'}{', ...' * (len(names) > 5)}"
+        return f"a folder with {_shared.listed(names) or 'nothing'}"
     path.stat()  # where there is nothing, the system's own error says it best
     if not path.is_file():  # a pipe would keep us waiting
         return "neither a file nor a folder"

@@ -1,9 +1,11 @@
 """What several readers share: what to do about broken files, and files read within bounds."""
 
+import contextlib
 import os
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,6 +22,7 @@ TIME_LIMIT = 2.0**53
 TEXT_LIMIT = 200
 
 _LISTED = 5
+_LOOKED_AT = 20  # so many suffixes of a folder, and files of each
 
 
 class Broken:
@@ -47,8 +50,9 @@ class Broken:
         listed = "".join(f"\n  {error}" for error in self.errors)
         rest = self.count - len(self.errors)
         more = f"\n  and {rest} more" if rest > 0 else ""
+        things, verb = ("1 thing", "is") if self.count == 1 else (f"{self.count} things", "are")
         warnings.warn(
-            f"{self.function}: {self.count} things in {path} are broken or missing "
+            f"{self.function}: {things} in {path} {verb} broken or missing "
             f"({self.drawings} skipped: {self.skipped}, read: {read}):{listed}{more}",
             stacklevel=3,
         )
@@ -81,10 +85,42 @@ def files_of(
 
 
 def recognises_any(path: pathlib.Path, recognises_file: Callable[[pathlib.Path], bool]) -> bool:
-    """Whether the file, or one of the first files of the folder, is of the format."""
+    """Whether the file, or one of a sample of the folder's files, is of the format."""
     if path.is_dir():
-        return any(_is_open(file) and recognises_file(file) for file in _visible_files(path)[:20])
+        return any(_is_open(file) and recognises_file(file) for file in sample(path))
     return recognises_file(path)
+
+
+def sample(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Of the visible files of a folder some of each suffix, from its first to its last.
+
+    What is there besides the data, however much, has other suffixes. Of very many suffixes the
+    commonest are chosen.
+    """
+    kinds: defaultdict[str, list[pathlib.Path]] = defaultdict(list)
+    for file in _visible_files(folder):
+        kinds[file.suffix].append(file)
+    commonest = sorted(kinds.values(), key=len, reverse=True)[:_LOOKED_AT]
+    return [file for files in commonest for file in files[:: -(-len(files) // _LOOKED_AT)]]
+
+
+@contextlib.contextmanager
+def opening(file: pathlib.Path, asked: pathlib.Path) -> Iterator[None]:
+    """A file that cannot be read is the system's error where it is what was asked for.
+
+    In a folder that was asked for it is a broken file, as are others there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if file == asked:
+            raise
+        raise closed(file, "file", error) from error
+
+
+def closed(path: pathlib.Path, kind: str, error: OSError) -> StrokeFormatError:
+    """The error for a file or a folder that the system does not let us read."""
+    return StrokeFormatError(path, kind, f"cannot be read ({error.strerror})")
 
 
 def beginning(path: pathlib.Path, size: int = 1 << 16) -> bytes:
@@ -97,15 +133,17 @@ def beginning(path: pathlib.Path, size: int = 1 << 16) -> bytes:
 
 def content(path: pathlib.Path, limit: int) -> bytes:
     """All bytes of a file that is not larger than `limit`."""
-    try:
-        size = path.stat().st_size
-        regular = path.is_file()  # a pipe would never end
-        if regular and size <= limit:
-            return path.read_bytes()
-    except OSError as error:
-        raise StrokeFormatError(path, "file", f"cannot be read ({error.strerror})") from error
+    size = path.stat().st_size
+    regular = path.is_file()  # a pipe would never end
+    if regular and size <= limit:
+        return path.read_bytes()
     reason = f"larger than {limit >> 20} MiB, which no such file is" if regular else "not a file"
     raise StrokeFormatError(path, "file", reason)
+
+
+def read_text(path: pathlib.Path, limit: int) -> str:
+    """The text of a file that is not larger than `limit`, see `decoded`."""
+    return decoded(path, content(path, limit))
 
 
 def decoded(path: pathlib.Path, data: bytes) -> str:
@@ -126,6 +164,19 @@ def check_text(name: str, text: str) -> str:
     if not text.isprintable():
         raise ValueError(f"the {name} is {text!r}, which cannot be printed")
     return text
+
+
+def pen_up(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Flags of the last points of strokes of so many points, none of them without any."""
+    ends = np.cumsum(sizes)
+    flags = np.zeros(ends[-1], bool)
+    flags[ends - 1] = True
+    return flags
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of some names."""
+    return ", ".join(names[:_LISTED]) + ", ..." * (len(names) > _LISTED)
 
 
 def seconds(milliseconds: np.ndarray) -> np.ndarray:

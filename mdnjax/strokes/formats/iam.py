@@ -19,12 +19,11 @@ import os
 import pathlib
 import re
 from typing import NamedTuple, NoReturn
-from xml.parsers import expat
 
 import numpy as np
 
 from mdnjax.strokes.corpus import Corpus
-from mdnjax.strokes.formats import _shared
+from mdnjax.strokes.formats import _shared, _xml
 from mdnjax.strokes.formats.errors import StrokeFormatError
 
 _STROKES = "lineStrokes"
@@ -46,7 +45,6 @@ _ONLY_CHILD: dict[str | None, str] = {
     "Point": "nothing",
 }
 
-_LISTED = 5
 _CHUNK = 1 << 14
 
 
@@ -98,13 +96,14 @@ def read_iam(
     lines: list[_Line] = []
     for form in forms:
         try:
-            words = _read_words(ascii_folder / form.folder / f"{form.name}.txt", form)
+            words = _read_words(ascii_folder, form)
         except StrokeFormatError as error:
             broken.add(error, skipped=len(form.files))
             continue
         for number, file in form.files.items():
             try:
-                xy, pen_up, times = _read_strokes(file)
+                with _shared.opening(file, strokes):
+                    xy, pen_up, times = _read_strokes(file)
             except StrokeFormatError as error:
                 broken.add(error, skipped=1)
             else:
@@ -180,9 +179,7 @@ def _only(path: pathlib.Path, folders: list[pathlib.Path]) -> pathlib.Path:
 def _find_lines(strokes: pathlib.Path, broken: _shared.Broken) -> list[_Form]:
     """The forms in the order of their names, and their stroke files in the order of theirs."""
     forms: dict[str, _Form] = {}
-    for file in sorted(strokes.glob("*/*/*.xml")):
-        if file.name.startswith("."):
-            continue  # not the database's: what some file managers leave behind
+    for file in _stroke_files(strokes, broken):
         match = _LINE_ID.fullmatch(file.stem)
         if match is None:
             broken.add(StrokeFormatError(file, "name", "expected form-number.xml"), skipped=1)
@@ -193,6 +190,26 @@ def _find_lines(strokes: pathlib.Path, broken: _shared.Broken) -> list[_Form]:
             reason = f"line {number} of the form again, after {files[number]}"
             broken.add(StrokeFormatError(file, "name", reason), skipped=1)
     return list(forms.values())
+
+
+def _stroke_files(strokes: pathlib.Path, broken: _shared.Broken) -> list[pathlib.Path]:
+    """All `*/*/*.xml`, sorted; a folder that may not be looked into is broken.
+
+    What is hidden is not the database's: some file managers leave it behind.
+    """
+
+    def refuse(error: OSError) -> None:
+        broken.add(_shared.closed(pathlib.Path(error.filename), "folder", error), skipped=0)
+
+    found: list[pathlib.Path] = []
+    for place, folders, names in os.walk(strokes, onerror=refuse, followlinks=True):
+        folder = pathlib.Path(place)
+        if len(folder.relative_to(strokes).parts) == 2:
+            files = (name for name in [*folders, *names] if name.endswith(".xml"))
+            found += [folder / name for name in files if not name.startswith(".")]
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(found)
 
 
 def _select(forms: list[_Form], split: pathlib.Path, broken: _shared.Broken) -> list[_Form]:
@@ -209,15 +226,17 @@ def _select(forms: list[_Form], split: pathlib.Path, broken: _shared.Broken) -> 
     chosen = [form for form in forms if form.name in wanted]
     absent = sorted(wanted - {form.name for form in chosen})
     if absent:
-        listed = ", ".join(absent[:_LISTED]) + (", ..." if len(absent) > _LISTED else "")
+        listed = _shared.listed(absent)
         reason = f"{len(absent)} of {len(wanted)} forms are not in the database here: {listed}"
         broken.add(StrokeFormatError(split, "forms", reason), skipped=0)
     return chosen
 
 
-def _read_words(path: pathlib.Path, form: _Form) -> list[str]:
+def _read_words(folder: pathlib.Path, form: _Form) -> list[str]:
     """The transcription's lines: what stands after "CSR:", without the blank ones."""
-    text = _decoded(path)
+    path = folder / form.folder / f"{form.name}.txt"
+    with _shared.opening(path, folder):
+        text = _shared.read_text(path, _SIZE_LIMIT)
     heading = re.search(r"^[ \t]*CSR:", text, re.MULTILINE)
     if heading is None:
         raise StrokeFormatError(path, "CSR:", "no such heading")
@@ -233,18 +252,12 @@ def _read_words(path: pathlib.Path, form: _Form) -> list[str]:
     return words
 
 
-def _decoded(path: pathlib.Path) -> str:
-    """A text file as it was written (ISO-8859-1) or as others keep it (UTF-8)."""
-    return _shared.decoded(path, _shared.content(path, _SIZE_LIMIT))
-
-
 def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One line's positions `[T, 2]`, pen-up flags `[T]`, and times `[T]`, NaN where there is none.
 
     Every element between the root and a point is checked for what it stands in, and no other text
     is let pass between them. A stroke without points leaves no trace.
     """
-    parser = _parser(path)
     inside: list[str | None] = [None]
     coordinates: list[float] = []
     times: list[float] = []
@@ -252,7 +265,7 @@ def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
     def fail(reason: str) -> NoReturn:
         stroke = f" (stroke {len(sizes)}, point {sizes[-1] + 1})" if sizes else ""
-        raise StrokeFormatError(path, _place(parser) + stroke, reason)
+        raise StrokeFormatError(path, parser.place + stroke, reason)
 
     def number(attributes: dict[str, str], name: str, limit: float) -> float:
         text = attributes.get(name)
@@ -287,16 +300,12 @@ def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarra
             within = inside[-1]
             fail(f"text in {within}: {data.strip()[:40]!r}, expected {_ONLY_CHILD[within]}")
 
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = text
-    _feed(path, parser, _shared.content(path, _SIZE_LIMIT), last=True)
+    parser = _xml.Parser(path, start, end, text)
+    parser.feed(_shared.content(path, _SIZE_LIMIT))
     if not coordinates:
-        raise StrokeFormatError(path, _place(parser), "no points: expected at least one Stroke")
+        parser.fail("no points: expected at least one Stroke")
     xy = np.array(coordinates).reshape(-1, 2)
-    pen_up = np.zeros(len(xy), bool)
-    pen_up[np.cumsum([size for size in sizes if size]) - 1] = True
-    return xy, pen_up, np.array(times)
+    return xy, _shared.pen_up([size for size in sizes if size]), np.array(times)
 
 
 def _gathered_times(lines: list[_Line], broken: _shared.Broken) -> np.ndarray | None:
@@ -316,20 +325,22 @@ def _gathered_times(lines: list[_Line], broken: _shared.Broken) -> np.ndarray | 
 def _read_writers(home: pathlib.Path, forms: list[_Form], broken: _shared.Broken) -> dict[str, str]:
     """Who wrote each form: from `forms.txt` if there is one, else from the whole forms' headers."""
     for listing in (home / "forms.txt", home / "data" / "forms.txt"):
-        if listing.is_file():
-            try:
-                return _read_forms_txt(listing)
-            except StrokeFormatError as error:
-                broken.add(error, skipped=0)
+        try:
+            with _shared.opening(listing, home):
+                if listing.is_file():
+                    return _read_forms_txt(listing)
+        except StrokeFormatError as error:
+            broken.add(error, skipped=0)
     writers: dict[str, str] = {}
     for archive in ("", "original-xml-all", "original-xml-part"):
         for form in forms:
             letter = form.name.removeprefix(form.folder.name)
             file = home / archive / "original" / form.folder / f"strokes{letter}.xml"
-            if form.name in writers or not file.is_file():
+            if form.name in writers:
                 continue
             try:
-                writer = _read_header(file)
+                with _shared.opening(file, home):
+                    writer = _read_header(file) if file.is_file() else None
             except StrokeFormatError as error:
                 broken.add(error, skipped=0)
             else:
@@ -341,7 +352,7 @@ def _read_writers(home: pathlib.Path, forms: list[_Form], broken: _shared.Broken
 def _read_forms_txt(path: pathlib.Path) -> dict[str, str]:
     """On every line that names a form, the number beside it is its writer."""
     writers = {}
-    for line in _decoded(path).split("\n"):
+    for line in _shared.read_text(path, _SIZE_LIMIT).split("\n"):
         words = re.split(r"[\s,;:]+", line.strip())
         form = next(filter(_FORM_ID.fullmatch, words), None)
         writer = next(filter(_WRITER_ID.fullmatch, words), None)
@@ -354,7 +365,6 @@ def _read_forms_txt(path: pathlib.Path) -> dict[str, str]:
 
 def _read_header(path: pathlib.Path) -> str | None:
     """The `writerID` that stands before the strokes of a whole form, if one does."""
-    parser = _parser(path)
     elements: list[str] = []
     writers: list[str] = []
 
@@ -363,41 +373,12 @@ def _read_header(path: pathlib.Path) -> str | None:
         if "writerID" in attributes and "StrokeSet" not in elements:
             writers.append(attributes["writerID"].strip())
 
-    parser.StartElementHandler = start
-    try:
-        with path.open("rb") as file:
-            # The header is a few lines; the strokes after it are many.
-            while not writers and "StrokeSet" not in elements:
-                chunk = file.read(_CHUNK)
-                _feed(path, parser, chunk, last=not chunk)
-                if not chunk:
-                    break
-    except OSError as error:
-        raise StrokeFormatError(path, "file", f"cannot be read ({error.strerror})") from error
+    parser = _xml.Parser(path, start)
+    with path.open("rb") as file:
+        # The header is a few lines; the strokes after it are many.
+        while not writers and "StrokeSet" not in elements:
+            chunk = file.read(_CHUNK)
+            parser.feed(chunk, last=not chunk)
+            if not chunk:
+                break
     return writers[0] if writers else None
-
-
-def _parser(path: pathlib.Path) -> expat.XMLParserType:
-    """A parser that takes no document type: without one no entity can be defined or expanded."""
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-
-    def refuse(*_: object) -> NoReturn:
-        raise StrokeFormatError(path, _place(parser), "a document type definition, refused")
-
-    parser.StartDoctypeDeclHandler = refuse
-    return parser
-
-
-def _feed(path: pathlib.Path, parser: expat.XMLParserType, content: bytes, *, last: bool) -> None:
-    try:
-        parser.Parse(content, last)
-    except StrokeFormatError:
-        raise
-    # Besides its own error expat passes on what Python says of an encoding it does not know.
-    except (expat.ExpatError, LookupError, ValueError) as error:
-        raise StrokeFormatError(path, _place(parser), f"not well-formed XML ({error})") from error
-
-
-def _place(parser: expat.XMLParserType) -> str:
-    return f"line {parser.CurrentLineNumber}, column {parser.CurrentColumnNumber + 1}"

@@ -73,12 +73,10 @@ def read_quickdraw(path: str | os.PathLike[str], *, strict: bool = False) -> Cor
     if not found.lengths:
         raise broken.nothing(path)
     broken.warn(path, len(found.lengths))
-    lengths, sizes = np.array(found.lengths, np.int64), np.array(found.sizes, np.int64)
-    pen_up = np.zeros(len(found.x), bool)
-    pen_up[np.cumsum(sizes) - 1] = True
+    lengths = np.array(found.lengths, np.int64)
     return Corpus.from_positions(
         np.stack([np.frombuffer(found.x), np.frombuffer(found.y)], axis=1),
-        pen_up,
+        _shared.pen_up(found.sizes),
         lengths,
         found.ids,
         found.words,

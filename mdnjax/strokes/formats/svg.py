@@ -24,14 +24,13 @@ import os
 import pathlib
 import re
 from collections import Counter
-from typing import NamedTuple, NoReturn
-from xml.parsers import expat
+from typing import NamedTuple
 
 import numpy as np
 
 from mdnjax._checks import require
 from mdnjax.strokes.corpus import Corpus
-from mdnjax.strokes.formats import _paths, _shared
+from mdnjax.strokes.formats import _paths, _shared, _xml
 from mdnjax.strokes.formats.errors import StrokeFormatError
 
 _SIZE_LIMIT = 1 << 26
@@ -94,7 +93,7 @@ def read_svg(
         ValueError: The tolerance is not positive and finite.
         StrokeFormatError: The file, or each of the folder, is no well-formed SVG, declares
             entities, is too large, has path data or numbers that are none, or draws nothing.
-        OSError: There is no such file.
+        OSError: There is no such file, or it cannot be opened.
 
     Warns:
         UserWarning: Files were broken, or ink was not read.
@@ -111,7 +110,8 @@ def read_svg(
     read = 0
     for file in files:
         try:
-            picture = _read_file(file, tolerance, groups, broken)
+            with _shared.opening(file, path):
+                picture = _read_file(file, tolerance, groups, broken)
         except StrokeFormatError as error:
             if len(files) == 1:
                 raise
@@ -128,11 +128,9 @@ def read_svg(
     broken.warn(path, read)
 
     strokes = [stroke for line in lines for stroke in line]
-    pen_up = np.zeros(sum(map(len, strokes)), bool)
-    pen_up[np.cumsum([len(stroke) for stroke in strokes]) - 1] = True
     return Corpus.from_positions(
         np.concatenate(strokes),
-        pen_up,
+        _shared.pen_up([len(stroke) for stroke in strokes]),
         [sum(map(len, line)) for line in lines],
         ids,
         [""] * len(ids),
@@ -215,43 +213,23 @@ class _Parser:
     """One file's elements, as expat reports them."""
 
     def __init__(self, path: pathlib.Path):
-        self.path = path
         self.resolution = 1.0
         self.unread: Counter[str] = Counter()
         self._groups: list[_Group] = []
         self._root = _Group([], np.eye(2, 3), stroke=None)
         self._space = ""  # the root's namespace
         self._skipping = 0  # how deep we are in an element that is skipped
-        self._has_doctype = False
-        self._expat = expat.ParserCreate(namespace_separator=" ")
-        self._expat.buffer_text = True
-        self._expat.StartElementHandler = self._start
-        self._expat.EndElementHandler = self._end
-        self._expat.CharacterDataHandler = self._text
-        self._expat.StartDoctypeDeclHandler = self._doctype
+        self._xml = _xml.Parser(
+            path, self._start, self._end, self._text, namespaces=True, external=True
+        )
 
     def parse(self, content: bytes) -> _Group:
         """The whole document; its groups hold what they draw, and groups that draw nothing go."""
-        try:
-            self._expat.Parse(content, True)
-        except StrokeFormatError:
-            raise
-        # Besides its own error expat passes on what Python says of an encoding it does not know.
-        except (expat.ExpatError, LookupError, ValueError) as error:
-            self._fail(f"not well-formed XML ({error})", error)
+        self._xml.feed(content)
         # Of entities that an outer document type may declare expat says nothing.
-        if self._has_doctype and (entity := _ENTITY.search(content.replace(b"\0", b""))):
-            self._fail(f"the entity {entity[0][:40]!r}, which is not declared here")
+        if self._xml.has_doctype and (entity := _ENTITY.search(content.replace(b"\0", b""))):
+            self._xml.fail(f"the entity {entity[0][:40]!r}, which is not declared here")
         return self._root
-
-    def _fail(self, reason: str, cause: Exception | None = None) -> NoReturn:
-        line, column = self._expat.CurrentLineNumber, self._expat.CurrentColumnNumber + 1
-        raise StrokeFormatError(self.path, f"line {line}, column {column}", reason) from cause
-
-    def _doctype(self, _name: str, _system: str | None, _public: str | None, inner: int) -> None:
-        if inner:
-            self._fail("declarations of its own, such as of entities: refused")
-        self._has_doctype = True
 
     def _start(self, full_name: str, attributes: dict[str, str]) -> None:
         if self._skipping:
@@ -260,14 +238,14 @@ class _Parser:
         space, _, name = full_name.rpartition(" ")
         at_root = not self._groups
         if at_root and (space not in _SPACES or name != "svg"):
-            self._fail(f"<{name}>, expected <svg>")
+            self._xml.fail(f"<{name}>, expected <svg>")
         self._space = space if at_root else self._space
         style = _style(attributes)
         if space != self._space or name in _NOT_DRAWN or style.get("display") == "none":
             self._skipping = 1
             return
         if len(self._groups) == _DEPTH_LIMIT:
-            self._fail(f"groups nested more than {_DEPTH_LIMIT} deep")
+            self._xml.fail(f"groups nested more than {_DEPTH_LIMIT} deep")
         stroke = style.get("stroke") or (None if at_root else self._groups[-1].stroke)
         try:
             if style.get("transform", "none") != "none":
@@ -285,7 +263,7 @@ class _Parser:
             elif name not in _FILLED:
                 raise ValueError("no element of SVG")
         except ValueError as error:
-            self._fail(f"<{name}>: {error}", error)
+            self._xml.fail(f"<{name}>: {error}", error)
 
     def _draw(self, subpaths: list[_paths.Subpath], decimals: int, map_: np.ndarray) -> None:
         if not subpaths:
@@ -310,7 +288,7 @@ class _Parser:
     def _text(self, data: str) -> None:
         # Damage to one letter of a tag must not drop a stroke in silence.
         if not self._skipping and not data.isspace():
-            self._fail(f"text between elements: {data.strip()[:40]!r}")
+            self._xml.fail(f"text between elements: {data.strip()[:40]!r}")
 
 
 def _style(attributes: dict[str, str]) -> dict[str, str]:

@@ -23,8 +23,6 @@ References:
     representations for pen-based handwriting recognition", TAINN 1996.
 """
 
-import dataclasses
-import itertools
 import os
 import pathlib
 import re
@@ -35,22 +33,16 @@ from typing import NamedTuple
 import numpy as np
 
 from mdnjax.strokes.corpus import Corpus
-from mdnjax.strokes.formats import _shared
+from mdnjax.strokes.formats import _shared, _unipen
 from mdnjax.strokes.formats.errors import StrokeFormatError
 
 _SIZE_LIMIT = 1 << 28
-_FINEST = 6  # decimals
 
 _RECOGNISED = re.compile(rb"^\.(PEN_DOWN|SEGMENT|HIERARCHY|COORD)\b", re.MULTILINE)
-_SEGMENT = re.compile(r'(\w+)\s+([0-9][0-9:,-]*)(?:\s+([^\s"]+))?(?:\s+"(.*)")?\s*')
-_RANGE = re.compile(r"([0-9]{1,9})(?:(?::([0-9]{1,9}))?-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
 
 _LEVEL_OF_Y_UP = "DIGIT"
-# The names of the UJI files (UJIpenchars-w01), what stands in a comment on each of the pen digits
-# (the digit, its writer, the number of the sample), and the names of the latter's two files.
+# The names of the UJI files (UJIpenchars-w01), and of the two files of the pen digits.
 _WRITER = re.compile(r".*[_-](w[0-9]+)", re.IGNORECASE)
-_SAMPLE = re.compile(r"\s*(\S+)\s+([0-9]+)\s+[0-9]+\s*")
 _PARTS = {".tra": "train", ".tes": "test"}
 
 
@@ -89,7 +81,7 @@ def read_unipen(
     Raises:
         StrokeFormatError: No segment can be read, the only file is broken as a whole, or, if
             `strict`, anything is broken.
-        OSError: There is no such file.
+        OSError: There is no such file, or it cannot be opened.
 
     Warns:
         UserWarning: Something was broken.
@@ -100,7 +92,8 @@ def read_unipen(
     files = _shared.files_of(path, _recognises_file, broken)
     for file, (source, writer) in zip(files, _names(files), strict=True):
         try:
-            segments.extend(_read_file(file, source, writer, y_up, broken))
+            with _shared.opening(file, path):
+                segments.extend(_read_file(file, source, writer, y_up, broken))
         except StrokeFormatError as error:
             if len(files) == 1:
                 raise
@@ -141,61 +134,6 @@ class _Segment(NamedTuple):
     decimals: int
 
 
-class _Component(NamedTuple):
-    """Points as they stand in the file: the line of the keyword, what follows it, its columns."""
-
-    place: int
-    down: bool
-    rows: list[str]
-    columns: list[str]
-
-
-class _Points(NamedTuple):
-    """The points of a component, or some of them: positions, milliseconds, decimals seen."""
-
-    xy: np.ndarray
-    clock: np.ndarray | None
-    decimals: int
-
-
-class _Range(NamedTuple):
-    """From a point of one component (None: its first) to, inclusive, one of another (its last)."""
-
-    first: int
-    begin: int | None
-    last: int
-    end: int | None
-
-
-@dataclasses.dataclass
-class _Label:
-    """A `.SEGMENT`: its line, how many components stand before it, and what it says."""
-
-    place: int
-    position: int
-    level: str
-    ranges: list[_Range]
-    text: str
-    writer: str = ""
-
-    @property
-    def first(self) -> int:
-        return min(part.first for part in self.ranges)
-
-    @property
-    def last(self) -> int:
-        return max(part.last for part in self.ranges)
-
-
-class _Ink(NamedTuple):
-    """What a file says: components, labels, its levels, and whether it ends with the pen down."""
-
-    components: list[_Component]
-    labels: list[_Label]
-    levels: list[str]
-    open_end: bool
-
-
 def _recognises_file(path: pathlib.Path) -> bool:
     return _RECOGNISED.search(_shared.beginning(path)) is not None
 
@@ -214,11 +152,11 @@ def _names(files: list[pathlib.Path]) -> list[tuple[str, str]]:
 def _read_file(
     path: pathlib.Path, source: str, writer: str, y_up: bool | None, broken: _shared.Broken
 ) -> list[_Segment]:
-    ink = _parse(path, _shared.decoded(path, _shared.content(path, _SIZE_LIMIT)), broken)
+    ink = _unipen.parse(path, _shared.read_text(path, _SIZE_LIMIT), broken)
     level = next((level for level in ink.levels if any(x.level == level for x in ink.labels)), "")
     down = np.array([1.0, -1.0 if (level == _LEVEL_OF_Y_UP if y_up is None else y_up) else 1.0])
     segments: list[_Segment] = []
-    known: dict[int, _Points] = {}
+    known: dict[int, _unipen.Points] = {}
     used: Counter[int] = Counter()
     for label in _labels(path, ink, level, broken):
         try:
@@ -230,15 +168,13 @@ def _read_file(
             continue
         clocks = [stroke.clock for stroke in strokes if stroke.clock is not None]
         times = np.concatenate(clocks) if len(clocks) == len(strokes) else None
-        pen_up = np.zeros(sum(len(stroke.xy) for stroke in strokes), bool)
-        pen_up[np.cumsum([len(stroke.xy) for stroke in strokes]) - 1] = True
         segments.append(
             _Segment(
                 source=source,
                 writer=writer or (label.writer and f"{source}/{label.writer}"),
                 text=label.text,
                 xy=np.concatenate([stroke.xy for stroke in strokes]) * down,
-                pen_up=pen_up,
+                pen_up=_shared.pen_up([len(stroke.xy) for stroke in strokes]),
                 times=None if times is None else _shared.seconds(times),
                 decimals=max(stroke.decimals for stroke in strokes),
             )
@@ -246,80 +182,9 @@ def _read_file(
     return segments
 
 
-def _parse(path: pathlib.Path, text: str, broken: _shared.Broken) -> _Ink:
-    """Reads the keywords, but not yet the points."""
-    components: list[_Component] = []
-    labels: list[_Label] = []
-    levels: list[str] = []
-    columns = ["X", "Y"]
-    open_end = False
-    statements = list(_statements(path, text))
-    for place, keyword, rows in statements:
-        if keyword == "COORD":
-            columns = " ".join(rows).split()
-            if not {"X", "Y"} <= set(columns):
-                reason = f"the columns are {columns}, expected X and Y among them"
-                raise StrokeFormatError(path, f"line {place}", reason)
-        elif keyword == "HIERARCHY":
-            levels = " ".join(rows).split()
-        elif keyword in ("PEN_DOWN", "PEN_UP"):
-            open_end = keyword == "PEN_DOWN"
-            if open_end or any(row and not row.isspace() for row in rows):
-                components.append(_Component(place, open_end, rows, columns))
-        elif keyword == "SEGMENT":
-            open_end = False
-            try:
-                if place == statements[-1][0] and not text.endswith("\n"):
-                    raise ValueError("the file ends within it")
-                labels.append(_label(place, len(components), " ".join(rows)))
-            except ValueError as error:
-                broken.add(StrokeFormatError(path, f"line {place}", str(error)), skipped=1)
-        elif keyword == "DT":
-            open_end = False
-        elif keyword == "COMMENT" and labels and labels[-1].position == len(components):
-            sample = _SAMPLE.fullmatch(" ".join(rows))
-            if sample is not None and sample[1] == labels[-1].text:
-                labels[-1].writer = sample[2]
-    if not levels and labels:
-        levels = [labels[0].level]
-    return _Ink(components, labels, levels, open_end)
-
-
-def _statements(path: pathlib.Path, text: str) -> Iterator[tuple[int, str, list[str]]]:
-    """Every keyword: the number of its line, its name, and the lines of its arguments."""
-    lines = text.split("\n")
-    starts = [i for i, line in enumerate(lines) if line[:1] == "." and line[1:2].isalpha()]
-    for i, line in enumerate(lines[: starts[0] if starts else None]):
-        if line and not line.isspace():
-            reason = f"got {line[:40]!r}, expected a keyword, such as .PEN_DOWN"
-            raise StrokeFormatError(path, f"line {i + 1}", reason)
-    for start, stop in itertools.pairwise([*starts, len(lines)]):
-        keyword, *rest = lines[start][1:].split(maxsplit=1)
-        yield start + 1, keyword, [*rest, *lines[start + 1 : stop]]
-
-
-def _label(place: int, position: int, arguments: str) -> _Label:
-    match = _SEGMENT.fullmatch(arguments)
-    if match is None:
-        raise ValueError(f"got {arguments[:60]!r}, expected such as 'CHARACTER 3-4 ? \"a\"'")
-    level, delineation, _, label = match.groups()
-    ranges: list[_Range] = []
-    for part in delineation.split(","):
-        numbers = _RANGE.fullmatch(part)
-        if numbers is None:
-            raise ValueError(f"components {delineation[:40]!r}, expected such as '0-2,5'")
-        first, begin, last, end = (None if n is None else int(n) for n in numbers.groups())
-        assert first is not None  # the expression has no match without it
-        if last is None:
-            last = first
-        if last < first:
-            raise ValueError(f"components {part!r} run backwards")
-        ranges.append(_Range(first, begin, last, end))
-    text = _shared.check_text("label", (label or "").replace(r"\"", '"'))
-    return _Label(place, position, level, ranges, text)
-
-
-def _labels(path: pathlib.Path, ink: _Ink, level: str, broken: _shared.Broken) -> Iterator[_Label]:
+def _labels(
+    path: pathlib.Path, ink: _unipen.Ink, level: str, broken: _shared.Broken
+) -> Iterator[_unipen.Label]:
     """The labels of a level whose components are all there.
 
     Where a damaged keyword hides a component, all after it have other numbers than the labels
@@ -355,23 +220,27 @@ def _labels(path: pathlib.Path, ink: _Ink, level: str, broken: _shared.Broken) -
         yield label
     lost = [i for i, x in enumerate(ink.components) if x.down and i not in named]
     if lost:
-        listed = ", ".join(map(str, lost[:5])) + ", ..." * (len(lost) > 5)
+        listed = _shared.listed(list(map(str, lost)))
         place = f"line {ink.components[lost[0]].place}"
         reason = f"components that belong to no segment: {listed} ({len(lost)} in all)"
         broken.add(StrokeFormatError(path, place, reason), skipped=0)
 
 
 def _strokes(
-    path: pathlib.Path, ink: _Ink, label: _Label, known: dict[int, _Points], used: Counter[int]
-) -> list[_Points]:
+    path: pathlib.Path,
+    ink: _unipen.Ink,
+    label: _unipen.Label,
+    known: dict[int, _unipen.Points],
+    used: Counter[int],
+) -> list[_unipen.Points]:
     """The pen-down strokes of a segment; a ValueError says what is wrong with it."""
     if ink.open_end and label.last == len(ink.components) - 1:
         raise ValueError("the pen is still down where the file ends")
-    strokes: list[_Points] = []
+    strokes: list[_unipen.Points] = []
     for part in label.ranges:
         for number in range(part.first, part.last + 1):
             if number not in known:
-                known[number] = _points(ink.components[number])
+                known[number] = _unipen.read_points(ink.components[number])
             whole = known[number]
             begin = part.begin if number == part.first and part.begin is not None else 0
             end = part.end if number == part.last and part.end is not None else len(whole.xy) - 1
@@ -386,31 +255,7 @@ def _strokes(
                 raise StrokeFormatError(path, f"line {label.place}", reason)
             if ink.components[number].down and size:
                 clock = None if whole.clock is None else whole.clock[begin : end + 1]
-                strokes.append(_Points(whole.xy[begin : end + 1], clock, whole.decimals))
+                strokes.append(_unipen.Points(whole.xy[begin : end + 1], clock, whole.decimals))
     if not strokes:
         raise ValueError("a segment without points")
     return strokes
-
-
-def _points(component: _Component) -> _Points:
-    """The points of a component; a ValueError names the first line that is none."""
-    values: list[list[str]] = []
-    for row in component.rows:
-        numbers = row.split()
-        if not numbers:
-            continue
-        if len(numbers) != len(component.columns) or not all(map(_NUMBER.fullmatch, numbers)):
-            columns = " ".join(component.columns)
-            reason = f"point {len(values) + 1} of the component at line {component.place} is "
-            raise ValueError(f"{reason}{row[:40]!r}, expected {columns}")
-        values.append(numbers)
-    table = np.array(values, np.float64).reshape(-1, len(component.columns))
-    xy = table[:, [component.columns.index("X"), component.columns.index("Y")]]
-    if not (np.abs(xy) < _shared.COORDINATE_LIMIT).all():
-        limit = f"{_shared.COORDINATE_LIMIT:.0f}"
-        raise ValueError(f"a coordinate of line {component.place} on is not below {limit} in size")
-    clock = table[:, component.columns.index("T")] if "T" in component.columns else None
-    if clock is not None and not (np.abs(clock) < _shared.TIME_LIMIT).all():
-        raise ValueError(f"a time of line {component.place} on is not below 2^53 in size")
-    texts = (number.partition(".")[2] for numbers in values for number in numbers)
-    return _Points(xy, clock, min(max(map(len, texts), default=0), _FINEST))
