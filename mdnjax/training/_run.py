@@ -5,7 +5,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from signal import Signals
 from typing import Any, Literal
 
@@ -67,6 +67,7 @@ class RunProgress:
     best_step: int | None = None
     best_valid: float | None = None
     window: Window = dataclasses.field(default_factory=Window)
+    validations: int | None = None  # where minutes leave room for fewer than were asked for
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RunProgress":
@@ -92,10 +93,11 @@ class Run:
     deadline: float | None
     interruption: Interruption
     padding: StatePadding
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.budget = int(self.train.budget)
-        self.check_every = math.ceil(self.budget / self.validations)
+        self.check_every = math.ceil(self.budget / (self.done.validations or self.validations))
         self.best: tuple[Any, Any] | None = None
         self.mark = 0.0
 
@@ -104,6 +106,9 @@ class Run:
         with contextlib.ExitStack() as stack:
             self.display = Display(progress, start=self.done.step, budget=self.budget)
             stack.callback(self.display.close)
+            for note in self.notes:
+                self.display.say(note)
+            stack.enter_context(self.interruption.told_to(self._say_interrupted))
             with self._naming_what_stands():
                 self.metrics = LinesFile(self._file(METRICS), step=self.done.step)
                 stack.callback(self.metrics.close)
@@ -112,7 +117,6 @@ class Run:
             stopped = self._train()
             if self.interruption:
                 stopped = "interrupted"
-                self._say_interrupted()
         return self._result(stopped)
 
     def _train(self) -> Stopped:
@@ -241,13 +245,9 @@ class Run:
         state = self.padding.trim(self.train.state)
         return dataclasses.replace(self.train, state=state)
 
-    def _say_interrupted(self) -> None:
-        assert self.interruption.received is not None
-        saved = newest_checkpoint(self.folder)
-        self.display.say(
-            f"{self.interruption.received.name}: stopped after step {self.done.step:,}; "
-            + ("nothing is saved" if saved is None else f"{saved} is where resume=True goes on")
-        )
+    def _say_interrupted(self, received: Signals) -> None:
+        saving = "" if self.folder is None else " and saving"
+        self.display.say(f"{received.name}: finishing the step{saving}")
 
     def _fail(self, finite: np.ndarray, nats: float, weight: float) -> None:
         """Saves the last good state and raises, naming step, batch and leaves."""

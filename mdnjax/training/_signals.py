@@ -24,9 +24,27 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._tell: Callable[[signal.Signals], None] | None = None
 
     def __bool__(self) -> bool:
         return self.received is not None
+
+    def receive(self, number: int) -> None:
+        """Takes in a signal, and tells of it."""
+        self.received = signal.Signals(number)
+        if self._tell is not None:
+            # Python forbids to write to a stream that the signal found in the middle of a write.
+            with contextlib.suppress(RuntimeError):
+                self._tell(self.received)
+
+    @contextlib.contextmanager
+    def told_to(self, tell: Callable[[signal.Signals], None]) -> Iterator[None]:
+        """Calls `tell` with a signal that comes within the block, when it comes."""
+        self._tell = tell
+        try:
+            yield
+        finally:
+            self._tell = None
 
 
 @contextlib.contextmanager
@@ -48,8 +66,8 @@ def deferred_signals() -> Iterator[Interruption]:
 
     def handle(number: int, frame: Any) -> None:
         del frame
-        interruption.received = signal.Signals(number)
         restore()
+        interruption.receive(number)
 
     if threading.current_thread() is threading.main_thread():
         for name, default in _DEFAULTS.items():

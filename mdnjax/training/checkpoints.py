@@ -67,9 +67,10 @@ def save_checkpoint(
     require_extra("orbax.checkpoint", "train")
     items = _items(state)
     document = {"format_version": FORMAT_VERSION, "versions": package_versions(), **config}
-    document["arrays"] = {item: leaf_types(tree) for item, tree in items.items()}
+    document["arrays"] = array_types(state)
     text = json.dumps(document, indent=2, allow_nan=False)
     unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    is_first = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
@@ -85,6 +86,11 @@ def save_checkpoint(
         _sync_folder(path.parent)
     # A full disk reaches here as any of a dozen kinds, of Orbax, of TensorStore or of the system.
     except Exception as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if is_first:
+            # An empty last/ would look like a run.
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
         raise SaveError(path, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -215,6 +221,11 @@ def package_versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
+
+
+def array_types(state: TrainState) -> dict[str, dict[str, str]]:
+    """Dtype and shape of every array of a state, by item and name, as `config.json` keeps them."""
+    return {item: leaf_types(tree) for item, tree in _items(state).items()}
 
 
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:
