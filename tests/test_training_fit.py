@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from mdnjax import training
+from mdnjax.training._differences import differences
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 4)).astype(np.float32)
@@ -216,8 +217,12 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
     assert (again.stopped, again.valid, again.step) == ("budget", first.valid, first.step)
 
 
-def test_resume_with_nothing_there_starts(tmp_path):
-    result = fit(out=tmp_path / "new", resume=True, steps=5)
+def test_resume_with_nothing_there_starts_and_says_so(tmp_path, capsys):
+    result = fit(out=tmp_path / "new", resume=True, steps=5, progress="lines")
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0] == f"no run in {tmp_path / 'new'} yet: starting one"
+    fit(out=tmp_path / "new", resume=True, steps=5, progress="lines")
+    assert "no run in" not in capsys.readouterr().err
     assert result.last.step == 5
     assert training.find_checkpoint(tmp_path / "new", prefer="last").name == "00000005"
 
@@ -312,8 +317,8 @@ def test_minutes_become_a_budget_that_the_checkpoint_keeps(tmp_path, monkeypatch
         validations=2,
         out=tmp_path,
     )
-    # Until 1080; warm-up: 10 s, 7 steps of 0.25 s (2 per cent of 80 s), two validations of 2 s.
-    left = 0.97 * (80 - 10 - 7 * 0.25 - 2 * 2) - 2 * 2
+    # Until 1080; warm-up: 10 s, 8 steps of 0.25 s, two validations of 2 s.
+    left = 0.95 * (80 - 10 - 8 * 0.25 - 2 * 2) - 2 * 2
     budget = int(result.last.budget)
     assert budget == int(left / 0.25)
     assert (result.stopped, int(result.last.step)) == ("budget", budget)
@@ -345,6 +350,92 @@ def test_time_that_is_up_ends_the_run_with_a_checkpoint(tmp_path, monkeypatch):
     assert training.read_metrics(tmp_path / "metrics.jsonl")[-1]["valid"] is not None
 
 
+def test_slow_steps_after_the_compilation_do_not_shorten_the_run(monkeypatch):
+    clock = Clock(monkeypatch)
+    calls = []
+
+    def seconds(n):
+        calls.append(n)
+        return 10.0 if len(calls) == 1 else 0.6 if len(calls) <= 4 else 0.1
+
+    result = fit(steps=None, minutes=1.0, batches=clock.batches(seconds), validate=None)
+    # By their mean the warm-up's steps take 0.3 s, and half of the minute would have been used.
+    assert result.stopped == "budget"
+    assert 1057 < clock.now <= 1060
+
+
+def test_kinds_of_batches_count_as_often_as_they_come(monkeypatch):
+    clock = Clock(monkeypatch)
+
+    def some(n):
+        clock.now += 0.1 if n % 4 else 0.9
+        return {name: value[: 16 if n % 4 else 32] for name, value in WHOLE.items()}
+
+    result = fit(steps=None, minutes=2.0, batches=some, validate=None)
+    assert result.stopped == "budget"
+    assert 1100 < clock.now <= 1120
+
+
+@pytest.mark.parametrize(("minutes", "compiling"), [(0.1, 2.0), (0.5, 6.0)])
+def test_short_minutes_are_used(tmp_path, monkeypatch, minutes, compiling):
+    """A validation that takes long to compile, and then does not take long."""
+    clock = Clock(monkeypatch)
+    calls = []
+
+    def check(params, state):
+        calls.append(clock.now)
+        clock.now += compiling if len(calls) == 1 else 0.2
+        return validate(params, state)
+
+    result = fit(
+        steps=None,
+        minutes=minutes,
+        batches=clock.batches(lambda n: 1.0 if clock.now == 1000 else 0.01),
+        validate=check,
+        validations=10,
+    )
+    assert result.stopped == "budget"
+    assert 1000 + 0.9 * 60 * minutes < clock.now <= 1000 + 60 * minutes
+    assert int(result.last.step) > 50
+
+
+def test_validations_that_take_too_long_are_fewer_and_a_resumed_run_has_as_many(
+    tmp_path, monkeypatch
+):
+    def run(folder, kill_at=None, **options):
+        clock = Clock(monkeypatch)
+
+        def tick(n):
+            clock.now += 0.25
+            if n == kill_at and (folder / "last").exists():
+                raise RuntimeError("killed")
+            return batches(n)
+
+        return fit(
+            steps=None,
+            minutes=1.0,
+            batches=tick,
+            validate=clock.validate,
+            validations=20,
+            out=folder,
+            **options,
+        )
+
+    whole = run(tmp_path / "whole")
+    validated = [
+        line["step"]
+        for line in training.read_metrics(tmp_path / "whole" / "metrics.jsonl")
+        if line["valid"] is not None
+    ]
+    # A quarter of some 53 s is room for 6 of 2 s.
+    assert len(validated) == 6
+    assert whole.stopped == "budget"
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "other", kill_at=100)
+    resumed = run(tmp_path / "other", resume=True)
+    check_equal_runs((whole, tmp_path / "whole"), resumed, tmp_path / "other")
+
+
 def test_minutes_that_leave_next_to_nothing_are_named(monkeypatch):
     clock = Clock(monkeypatch)
     with pytest.warns(UserWarning, match=r"fit: 1\.0 minutes leave time for 1 steps of 20 s"):
@@ -368,13 +459,69 @@ def test_a_run_is_not_overwritten_unasked(tmp_path):
 
 def test_what_a_resumed_run_must_share(tmp_path):
     fit(out=tmp_path, config={"units": "mm", "tuple": (1, 2)})
-    with pytest.raises(training.CheckpointError, match="seed: got 3, expected 4"):
-        fit(out=tmp_path, config={"units": "mm"}, resume=True, seed=4)
-    with pytest.raises(training.CheckpointError, match="units: got 'mm', expected 'inch'"):
-        fit(out=tmp_path, config={"units": "inch"}, resume=True)
-    with pytest.raises(training.CheckpointError, match="got a budget of 40 steps, expected 50"):
-        fit(out=tmp_path, resume=True, steps=50)
+
+    def refused(**options):
+        with pytest.raises(training.CheckpointError) as caught:
+            fit(out=tmp_path, resume=True, **options)
+        first, *lines = str(caught.value).splitlines()
+        assert first == f"the run in {tmp_path} can only go on as it was begun:"
+        return [line.strip() for line in lines]
+
+    assert refused(config={"units": "mm"}, seed=4) == ["seed: the run has 3, now 4"]
+    assert refused(config={"units": "inch"}) == ["units: the run has mm, now inch"]
+    assert refused(config={"tuple": (1, 3)}) == ["tuple: the run has [1, 2], now [1, 3]"]
+    assert refused(config={"more": 1}) == ["more: the run has none, now 1"]
+    assert refused(steps=50) == ["steps: the run has 40, now 50"]
+    assert refused(schedule=training.Schedule(peak=0.2, warmup=3), average=None) == [
+        "average: the run has 0.8, now none",
+        "schedule.peak: the run has 0.1, now 0.2",
+    ]
+    # Nothing describes an optimiser but its arrays.
+    momentum = refused(optimizer=optax.sgd(1.0, momentum=0.9))
+    assert len(momentum) <= 6
+    assert any(line.startswith("opt_state/") for line in momentum)
+    assert all("the run has" in line or line.startswith("and ") for line in momentum)
     fit(out=tmp_path, resume=True, config={"units": "mm", "tuple": (1, 2)})
+
+
+def test_shapes_are_named_where_a_resumed_run_has_others(tmp_path):
+    def run(width, **options):
+        def narrow(params, state, batch, key):
+            return jnp.sum(params["w"]) + batch["y"], batch["weight"], state
+
+        return training.fit(
+            narrow,
+            {"w": np.zeros(width, np.float32)},
+            {},
+            batches,
+            optimizer=optax.sgd(0.1),
+            steps=2,
+            out=tmp_path,
+            progress="off",
+            **options,
+        )
+
+    run(3)
+    with pytest.raises(training.CheckpointError) as caught:
+        run(4, resume=True)
+    (_, line) = str(caught.value).splitlines()
+    assert line.strip() == "params/w: the run has float32[3], now float32[4]"
+
+
+def test_differences_are_named_where_they_are():
+    old = {"layers": [{"class": "A", "options": {"size": 8}}, {"class": "B", "options": {}}]}
+    new = {"layers": [{"class": "A", "options": {"size": 16}}, {"class": "C", "options": {}}]}
+    assert list(differences(old, new)) == [
+        "layers[0].size: the run has 8, now 16",
+        "layers[1].class: the run has B, now C",
+    ]
+    assert list(differences(old, old)) == []
+    head = {"class": "mdnjax.GaussianHead", "fields": {"dim": 2}}
+    assert list(differences(None, head, "head")) == [
+        "head: the run has none, now mdnjax.GaussianHead"
+    ]
+    line = next(differences({"array": list(range(99)), "dtype": "int64"}, {"array": [1]}, "a"))
+    assert len(line) < 120
 
 
 def test_a_run_that_cannot_be_gone_on_with_says_so_at_once(tmp_path):

@@ -16,8 +16,15 @@ from mdnjax.training.checkpoints import save_checkpoint
 from mdnjax.training.state import TrainState, copy_tree
 from mdnjax.training.step import Step
 
-# The machine may slow down after it was measured: leave this part of the time unspent.
-_MARGIN = 0.03
+# The machine may slow down after it was measured, and a run that time ends has not come to the
+# end of its schedule: leave this part of the time unspent.
+_MARGIN = 0.05
+# Validations and checkpoints may take this part of the time; where they would take more, there
+# are fewer of them.
+_CHECKS = 0.25
+# The warm-up measures so many steps at least, unless they take this part of the time.
+_STEPS = 8
+_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +33,14 @@ class Budget:
 
     Attributes:
         steps: Steps of the whole run.
+        validations: How often over these steps to validate and to write checkpoints.
         step_seconds: Measured duration of a step.
         check_seconds: Measured duration of a validation and its checkpoints.
         save_seconds: Measured duration of one checkpoint.
     """
 
     steps: int
+    validations: int
     step_seconds: float
     check_seconds: float
     save_seconds: float
@@ -61,7 +70,7 @@ def measure_budget(
         key: The run's key.
         deadline: `time.monotonic()` at which the last checkpoint must be written.
         validate: The validation the run will do, or None.
-        validations: How many there will be.
+        validations: How many are wanted.
         out: The run's folder, or None where nothing is saved.
         interruption: Ends the warm-up too, after the step or validation under way.
 
@@ -82,36 +91,55 @@ def measure_budget(
     # Long enough to see all kinds of batches, short beside the run.
     enough = max(0.5, 0.02 * (deadline - begin))
     limit = begin + 0.25 * max(deadline - begin, 0.0)
-    seen: set[Any] = set()
-    clean, compiling = [], []
-    while sum(clean) < enough or len(clean) < 3:
+    seconds: dict[Any, list[float]] = {}  # of the steps with each kind of batch; the first compiles
+    count, clean = 0, 0.0
+    while clean < enough or count < _STEPS + len(seconds):
         if interruption:
             return None
         start = time.monotonic()
-        if start > limit and (clean or len(compiling) > 1):
+        too_slow = clean > _SHARE * (deadline - start)
+        too_many_kinds = start > limit and len(seconds) > 1
+        if seconds and (too_slow or too_many_kinds):
             break
-        n = len(clean) + len(compiling)
-        batch = batches(n)
-        signature = _signature(batch)
-        trial, metrics = step(trial, batch, key, np.int32(n))
+        batch = batches(count)
+        trial, metrics = step(trial, batch, key, np.int32(count))
         # To the end of each step: the loop overlaps host and device, so this errs to the safe side.
         jax.block_until_ready(metrics.nats)
-        (clean if signature in seen else compiling).append(time.monotonic() - start)
-        seen.add(signature)
-    step_seconds = float(np.mean(clean)) if clean else min(compiling)
+        taken = time.monotonic() - start
+        of_kind = seconds.setdefault(_signature(batch), [])
+        clean += taken if of_kind else 0.0
+        of_kind.append(taken)
+        count += 1
+    step_seconds = _typical(list(seconds.values()))
 
     check_seconds = 0.0
     if validate is not None and not interruption:
-        first = _seconds(lambda: validate(trial.evaluated, trial.state))  # compiles
-        affordable = time.monotonic() + first < limit
-        again = _seconds(lambda: validate(trial.evaluated, trial.state)) if affordable else first
-        check_seconds += again
+        check_seconds = _seconds(lambda: validate(trial.evaluated, trial.state))  # compiles
+        # The second takes as long at most, and mostly a small part of it.
+        if not interruption and time.monotonic() + check_seconds < deadline:
+            check_seconds = _seconds(lambda: validate(trial.evaluated, trial.state))
     if interruption:
         return None
     check_seconds += save_seconds * (1 if validate is None else 2)  # last, and best
     left = (deadline - time.monotonic()) * (1.0 - _MARGIN)
+    if check_seconds > 0:
+        validations = max(1, min(validations, int(_CHECKS * left / check_seconds)))
     left -= save_seconds + validations * check_seconds
-    return Budget(max(1, int(left / step_seconds)), step_seconds, check_seconds, save_seconds)
+    steps = max(1, int(left / step_seconds))
+    return Budget(steps, validations, step_seconds, check_seconds, save_seconds)
+
+
+def _typical(kinds: list[list[float]]) -> float:
+    """The mean duration of a step, from durations with each kind of batch in order.
+
+    Of each kind the first compiles, and those after it are slow still (memory not touched before,
+    cold caches): the median of the later half stands for all of them.
+    """
+    clean = [seconds[1:] for seconds in kinds if len(seconds) > 1]
+    if not clean:
+        return min(seconds[0] for seconds in kinds)
+    medians = [np.median(seconds[len(seconds) // 2 :]) for seconds in clean]
+    return float(np.average(medians, weights=[len(seconds) for seconds in clean]))
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from mdnjax._checks import require, require_extra
 from mdnjax._types import Array
+from mdnjax.training._differences import check_same
 from mdnjax.training._folder import (
     KINDS,
     check_folder,
@@ -29,7 +30,12 @@ from mdnjax.training._metrics import Progress
 from mdnjax.training._run import FitResult, Run, RunProgress
 from mdnjax.training._signals import deferred_signals
 from mdnjax.training.budget import Budget, measure_budget
-from mdnjax.training.checkpoints import find_checkpoint, restore_checkpoint
+from mdnjax.training.checkpoints import (
+    array_types,
+    find_checkpoint,
+    read_config,
+    restore_checkpoint,
+)
 from mdnjax.training.config import describe
 from mdnjax.training.errors import CheckpointError
 from mdnjax.training.schedule import Schedule
@@ -69,8 +75,8 @@ def fit(
     Step n sees the batch `batches(n)` and the key `fold_in(key(seed), n)` and nothing else that
     is random, so a resumed run equals an uninterrupted one bit for bit, wherever it was killed.
 
-    In the main thread the first Ctrl-C, SIGTERM or SIGHUP that nobody else handles or ignores lets
-    the step under way (or the compilation, validation or checkpoint) finish, saves, says so and
+    In the main thread the first Ctrl-C, SIGTERM or SIGHUP that nobody else handles or ignores says
+    so, lets the step under way (or the compilation, validation or checkpoint) finish, saves and
     returns; a second one does what it does elsewhere.
 
     Args:
@@ -89,7 +95,8 @@ def fit(
         started: `time.monotonic()` from which the minutes count; by default now.
         reserve: Seconds of the minutes to leave for what comes after training.
         validate: `validate(params, state) -> nats per point`, such as `make_validation` returns.
-        validations: How often over the budget to validate and to write checkpoints.
+        validations: How often over the budget to validate and to write checkpoints; less often
+            where that would take more than a quarter of the minutes.
         patience: Stop after so many validations in a row without improvement; None never does.
         min_delta: What counts as improvement, in nats.
         out: Folder for `metrics.jsonl`, `timings.jsonl`, `last/` and `best/`; None writes nothing.
@@ -173,6 +180,7 @@ def fit(
         batches = _divided(batches, mesh)
     done = RunProgress()
     deadline = None
+    notes: list[str] = []
     with deferred_signals() as interruption:
         if resume and newest_checkpoint(folder) is not None:
             assert folder is not None
@@ -182,6 +190,8 @@ def fit(
         else:
             if folder is not None:
                 clear(folder, overwrite=overwrite)
+            if resume:
+                notes.append(f"no run in {folder} yet: starting one")
             if minutes is not None:
                 deadline = (began if started is None else started) + 60.0 * minutes - reserve
                 measured = measure_budget(
@@ -198,6 +208,8 @@ def fit(
                 if measured is not None:
                     train = _with_budget(train, measured, minutes, validations, reserve)
                     deadline -= measured.check_seconds
+                    if measured.validations < validations:
+                        done.validations = measured.validations
         return Run(
             step=step,
             batches=batches,
@@ -214,6 +226,7 @@ def fit(
             deadline=deadline,
             interruption=interruption,
             padding=padding,
+            notes=notes,
         ).loop(progress)
 
 
@@ -224,7 +237,8 @@ def _with_budget(
     if measured.steps < validations:
         warnings.warn(
             f"fit: {minutes} minutes leave time for {measured.steps} steps of "
-            f"{measured.step_seconds:.2g} s, beside compilation, {validations} validations "
+            f"{measured.step_seconds:.2g} s, beside compilation, {measured.validations} "
+            f"validations "
             f"of {measured.check_seconds:.2g} s and a reserve of {reserve:.3g} s.",
             stacklevel=3,
         )
@@ -258,19 +272,13 @@ def _resumed(
 ) -> tuple[TrainState, RunProgress]:
     """Reads the newest checkpoint of a run and forgets what the run did after it."""
     path = find_checkpoint(folder, prefer="last")
+    config = read_config(path)
+    # What was asked for first: other shapes of arrays are mostly what follows from it.
+    check_same(folder, {name: config.get(name) for name in header}, header)
+    check_same(folder, _by_name(config.get("arrays", {})), _by_name(array_types(like)))
     train, config = restore_checkpoint(path, like)
-    for name, value in header.items():
-        if config.get(name) != value:
-            raise CheckpointError(
-                f"{path}: {name}: got {config.get(name)!r}, expected {value!r}, as fit was given; "
-                "a resumed run must have the same."
-            )
     budget = int(train.budget)
-    if steps is not None and steps != budget:
-        raise CheckpointError(
-            f"{path}: got a budget of {budget} steps, expected {steps}, as fit was given; "
-            "a resumed run keeps its budget."
-        )
+    check_same(folder, {"steps": budget}, {"steps": budget if steps is None else steps})
     try:
         done = RunProgress.from_json(config["progress"])
     except (KeyError, TypeError) as error:
@@ -288,3 +296,8 @@ def _resumed(
             if int(later.name) > done.step:
                 remove_checkpoint(later)
     return train, done
+
+
+def _by_name(items: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The arrays of all items of a checkpoint together: their names are distinct."""
+    return {name: kind for arrays in items.values() for name, kind in arrays.items()}
