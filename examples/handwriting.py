@@ -264,7 +264,7 @@ def validation_batches(corpus: strokes.Corpus, batch_size: int) -> list[strokes.
 def reserve(lines: Lines, arguments: argparse.Namespace) -> float:
     """Seconds that judging, writing and drawing take after training, generously."""
     cells = arguments.layers * arguments.hidden
-    return 25 + len(lines.test.strokes.pen_up) * (2e-6 + 2e-11 * cells**2)
+    return 10 + cells / 17 + len(lines.test.strokes.pen_up) * (2e-6 + 2e-11 * cells**2)
 
 
 def judge(
