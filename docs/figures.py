@@ -28,10 +28,10 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     corpus = datasets.built_in_pens(48)
     save(plotting.page([corpus[i] for i in range(0, 48, 8)]), "pens.png")
-    save(
-        plotting.page(write(arguments.run, lines=4, points=700, bias=0.7, seed=5)),
-        "handwriting.png",
-    )
+    written = write(arguments.run, lines=4, points=600, bias=0.7, seed=5)
+    pens = strokes.Animation(together=True)
+    strokes.write_svg(IMAGES / "handwriting.svg", written, animation=pens, title="Made up")
+    check("handwriting.svg")
     save(primed(arguments.run), "primed.png")
     learned(arguments.run, "learning_pens.png")
     for run in arguments.real:
