@@ -56,7 +56,8 @@ class Writer(NamedTuple):
 def main() -> None:
     """Learns, writes, and says how well."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells leave it
+            signal.signal(number, leave)
     arguments = parse_arguments(__doc__)
     warnings.formatwarning = lambda message, *_, **__: f"handwriting.py: {message}\n"
     try:
@@ -84,12 +85,14 @@ def leave(number: int, frame: FrameType | None) -> None:
 def signals_to_training() -> Iterator[None]:
     """Leaves signals to `fit`, which finishes its step and saves, but replaces nobody's handler."""
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    ours = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    ours = [number for number in defaults if signal.getsignal(number) == leave]
+    for number in ours:
+        signal.signal(number, defaults[number])
     try:
         yield
     finally:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
+        for number in ours:
+            signal.signal(number, leave)
 
 
 def run(arguments: argparse.Namespace) -> None:
