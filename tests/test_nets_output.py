@@ -65,7 +65,8 @@ def test_an_input_may_come_in_parts():
     layer = nets.MixtureDense(6, STROKE, rngs=nnx.Rngs(0))
     layer.kernel[...] = jax.random.normal(jax.random.key(0), layer.kernel.shape)
     inputs = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
-    expected = inputs.astype(float) @ np.asarray(layer.kernel[...], float) + np.asarray(layer.bias[...])
+    kernel, bias = np.asarray(layer.kernel[...], float), np.asarray(layer.bias[...])
+    expected = inputs.astype(float) @ kernel + bias
     for parts in ([inputs], np.split(inputs, 3, -1), np.split(inputs, [1, 5], -1)):
         np.testing.assert_allclose(layer(*parts), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"MixtureDense: inputs must be 6 wide, got widths \[4\]"):
