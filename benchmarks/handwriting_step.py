@@ -99,6 +99,7 @@ def race(
 
     contestants: dict[str, Callable[[], Any]] = {"mdnjax": our_step(loss, network.params, batch)}
     try:
+        # With the extra `bench`; without it types are not checked against it.
         import torch  # pyright: ignore[reportMissingImports]
         import torch_writer
     except ImportError:

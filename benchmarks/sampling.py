@@ -95,6 +95,7 @@ def peers(
 ) -> tuple[dict[str, Sampler], str]:
     """The loops in PyTorch, checked; or a note that there are none."""
     try:
+        # With the extra `bench`; without it types are not checked against it.
         import torch  # pyright: ignore[reportMissingImports]
         import torch_sampler
         from torch_writer import Writer

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
+# PyTorch comes with the extra `bench`: where it is missing, types are not checked against it.
 import torch  # pyright: ignore[reportMissingImports]
 from torch import distributions, nn  # pyright: ignore[reportMissingImports]
 from torch_writer import Writer

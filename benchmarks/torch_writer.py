@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+# PyTorch comes with the extra `bench`: where it is missing, types are not checked against it.
 import torch  # pyright: ignore[reportMissingImports]
 from torch import distributions, nn  # pyright: ignore[reportMissingImports]
 

@@ -122,10 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
     with signals_to_training():
         result = learn(arguments, writer, architecture, lines, mesh)
     if result.signal is not None:
-        print(
-            f"{result.signal.name}: stopped after step {int(result.last.step):,}; "
-            f"{result.checkpoint} is saved, --resume goes on"
-        )
+        saved = "nothing to save yet"
+        if result.checkpoint is not None:
+            saved = f"{result.checkpoint} is saved, --resume goes on"
+        print(f"{result.signal.name}: stopped after step {int(result.last.step):,}; {saved}")
         sys.exit(128 + result.signal)
     writer = writer._replace(params=result.params)
 
@@ -350,12 +350,13 @@ def sampler(writer: Writer) -> jax.tree_util.Partial:
 
 def show(path: pathlib.Path, lines: strokes.Strokes, *, title: str, given: Any = None) -> None:
     """Draws lines three times: as SVG that draws itself once, as PNG, and as GIF."""
-    once = strokes.Animation(together=True, loop=False)
+    # What was given has the colour that the pen's tip has otherwise.
+    pens = strokes.Animation(together=True, tip="#d55e00" if given is None else "#1b2a49")
+    once = dataclasses.replace(pens, loop=False)
     strokes.write_svg(
         path.with_suffix(".svg"), lines, columns=None, given=given, animation=once, title=title
     )
     plotting.save(plotting.page(lines, columns=None, given=given), path.with_suffix(".png"))
-    pens = strokes.Animation(together=True)
     plotting.write_gif(path.with_suffix(".gif"), lines, columns=None, given=given, animation=pens)
 
 

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from made_writing import wave
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
@@ -17,17 +18,6 @@ from mdnjax.strokes import Animation
 from mdnjax.strokes.animation import pen_times
 from mdnjax.strokes.curves import set_page
 from mdnjax.strokes.structure import Strokes
-
-
-def wave(length: int = 60, seed: int = 0, strokes: int = 3) -> Strokes:
-    """A made-up line of writing: loops that travel right, the pen lifted now and then."""
-    rng = np.random.default_rng(seed)
-    t = np.linspace(0, length / 2.4, length)
-    points = np.stack([20 * t + 15 * np.sin(t), 30 * np.cos(t)], axis=-1)
-    points = points + rng.normal(size=points.shape)
-    pen_up = np.zeros(length)
-    pen_up[np.linspace(0, length - 1, strokes + 1).astype(int)[1:]] = 1
-    return Strokes(np.diff(points, axis=0, prepend=points[:1]), pen_up, np.ones(length, bool))
 
 
 def read_gif(source: bytes | pathlib.Path) -> tuple[list[np.ndarray], list[int], GifImageFile]:

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from made_writing import wave
 
 from mdnjax.strokes import Animation, curves, to_svg, write_svg
 from mdnjax.strokes.animation import follow, pen_times
@@ -14,17 +15,6 @@ from mdnjax.strokes.keyframes import knots
 from mdnjax.strokes.structure import Strokes
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def wave(length: int = 60, seed: int = 0, strokes: int = 4) -> Strokes:
-    """A made-up line of writing: loops that travel right, the pen lifted now and then."""
-    rng = np.random.default_rng(seed)
-    t = np.linspace(0, length / 2.4, length)
-    points = np.stack([20 * t + 15 * np.sin(t), 30 * np.cos(t)], axis=-1)
-    points = points + rng.normal(size=points.shape)
-    pen_up = np.zeros(length)
-    pen_up[np.linspace(0, length - 1, strokes + 1).astype(int)[1:]] = 1
-    return Strokes(np.diff(points, axis=0, prepend=points[:1]), pen_up, np.ones(length, bool))
 
 
 def square(size: float = 10.0, width: float = 1.0) -> Strokes:

@@ -4,69 +4,27 @@ import json
 import os
 import shutil
 import signal
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from made_fit import (
+    PARAMS,
+    WHOLE,
+    X,
+    Y,
+    batches,
+    check_equal_runs,
+    fit,
+    loss,
+    noisy_loss,
+    same_trees,
+)
 
 from mdnjax import training
 from mdnjax.training._differences import differences
-
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(64, 4)).astype(np.float32)
-Y = (X @ np.array([1.0, -2.0, 0.5, 3.0]) + 0.3 * RNG.normal(size=64)).astype(np.float32)
-PARAMS = {"w": np.zeros(4, np.float32)}
-WHOLE = {"x": X, "y": Y, "weight": np.ones(64, np.float32)}
-
-
-def loss(params, state, batch, key):
-    residual = batch["x"] @ params["w"] - batch["y"]
-    return residual**2, batch["weight"], {"steps": state["steps"] + 1.0}
-
-
-def noisy_loss(params, state, batch, key):
-    nats, weight, state = loss(params, state, batch, key)
-    return nats * jax.random.uniform(key, nats.shape), weight, state
-
-
-def batches(n):
-    chosen = np.random.default_rng((5, n)).integers(0, 64, 16)
-    return {name: value[chosen] for name, value in WHOLE.items()}
-
-
-def validate(params, state):
-    return float(np.mean((X @ np.asarray(params["w"]) - Y) ** 2))
-
-
-def fit(**options):
-    settings = {
-        "optimizer": training.adam(),
-        "schedule": training.Schedule(peak=0.1, warmup=3),
-        "average": 0.8,
-        "seed": 3,
-        "steps": 40,
-        "validate": validate,
-        "validations": 5,
-        "log_every": 3,
-        "progress": "off",
-    }
-    settings |= options
-    loss_, batches_ = settings.pop("loss", loss), settings.pop("batches", batches)
-    return training.fit(loss_, PARAMS, {"steps": 0.0}, batches_, **settings)
-
-
-def same_trees(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def steady(folder):
-    """The file of metrics, into which the wall clock puts nothing."""
-    return (folder / "metrics.jsonl").read_bytes()
 
 
 def test_linear_regression_finds_the_least_squares_solution():
@@ -134,18 +92,6 @@ def whole(tmp_path_factory):
     """An uninterrupted run, and its folder."""
     folder = tmp_path_factory.mktemp("whole")
     return fit(loss=noisy_loss, out=folder), folder
-
-
-def check_equal_runs(whole, resumed, folder):
-    result, whole_folder = whole
-    same_trees(result.last, resumed.last)
-    same_trees((result.params, result.state), (resumed.params, resumed.state))
-    for name in ("step", "valid", "points", "stopped"):
-        assert getattr(result, name) == getattr(resumed, name)
-    assert steady(whole_folder) == steady(folder)
-    for kind in ("best", "last"):
-        names = [sorted(p.name for p in (f / kind).iterdir()) for f in (whole_folder, folder)]
-        assert names[0] == names[1]
 
 
 @pytest.mark.parametrize("kill_at", [3, 16, 30])
@@ -278,174 +224,6 @@ def test_a_validation_that_is_not_finite_is_no_improvement(tmp_path):
     lines = training.read_metrics(tmp_path / "metrics.jsonl")
     shown = [line["valid"] for line in lines if line["step"] % 8 == 0]
     assert shown == [2.0, None, None, 1.0, 3.0]
-
-
-class Clock:
-    """A `time` that passes only when something is done."""
-
-    def __init__(self, monkeypatch):
-        self.now = 1000.0
-        for module in ("budget", "fit", "_run"):
-            monkeypatch.setattr(sys.modules[f"mdnjax.training.{module}"], "time", self)
-
-    def monotonic(self):
-        return self.now
-
-    def batches(self, seconds):
-        def tick(n):
-            self.now += seconds(n)
-            return batches(n)
-
-        return tick
-
-    def validate(self, params, state):
-        self.now += 2.0
-        return validate(params, state)
-
-
-def test_minutes_become_a_budget_that_the_checkpoint_keeps(tmp_path, monkeypatch):
-    clock = Clock(monkeypatch)
-    # The process started 30 s ago; step 0 compiles for 10 s, the others take a quarter.
-    tick = clock.batches(lambda n: 10.0 if n == 0 and clock.now < 1001 else 0.25)
-    result = fit(
-        steps=None,
-        minutes=2.0,
-        started=970.0,
-        reserve=10.0,
-        batches=tick,
-        validate=clock.validate,
-        validations=2,
-        out=tmp_path,
-    )
-    # Until 1080; warm-up: 10 s, 8 steps of 0.25 s, two validations of 2 s.
-    left = 0.95 * (80 - 10 - 8 * 0.25 - 2 * 2) - 2 * 2
-    budget = int(result.last.budget)
-    assert budget == int(left / 0.25)
-    assert (result.stopped, int(result.last.step)) == ("budget", budget)
-    assert 1075 < clock.now <= 1080
-    saved, _ = training.restore_checkpoint(tmp_path / "last", result.last)
-    assert int(saved.budget) == budget
-    assert not list(tmp_path.glob(".warm-up*"))
-    # The warm-up leaves no trace: the same budget given in steps is the same run.
-    same_trees(fit(steps=budget, validations=2).last, result.last)
-
-
-def test_time_that_is_up_ends_the_run_with_a_checkpoint(tmp_path, monkeypatch):
-    clock = Clock(monkeypatch)
-    # Measured at 0.1 s, each step later takes 1 s.
-    tick = clock.batches(lambda n: 0.1 if clock.now < 1006 else 1.0)
-    result = fit(
-        steps=None,
-        minutes=1.0,
-        batches=tick,
-        validate=clock.validate,
-        validations=2,
-        out=tmp_path,
-    )
-    assert result.stopped == "time"
-    # The last validation, of 2 s, fits in the minute; the step under way may not.
-    assert 1060 < clock.now <= 1061
-    assert 45 < int(result.last.step) < int(result.last.budget)
-    assert training.find_checkpoint(tmp_path, prefer="last").name == f"{int(result.last.step):08d}"
-    assert training.read_metrics(tmp_path / "metrics.jsonl")[-1]["valid"] is not None
-
-
-def test_slow_steps_after_the_compilation_do_not_shorten_the_run(monkeypatch):
-    clock = Clock(monkeypatch)
-    calls = []
-
-    def seconds(n):
-        calls.append(n)
-        return 10.0 if len(calls) == 1 else 0.6 if len(calls) <= 4 else 0.1
-
-    result = fit(steps=None, minutes=1.0, batches=clock.batches(seconds), validate=None)
-    # By their mean the warm-up's steps take 0.3 s, and half of the minute would have been used.
-    assert result.stopped == "budget"
-    assert 1057 < clock.now <= 1060
-
-
-def test_kinds_of_batches_count_as_often_as_they_come(monkeypatch):
-    clock = Clock(monkeypatch)
-
-    def some(n):
-        clock.now += 0.1 if n % 4 else 0.9
-        return {name: value[: 16 if n % 4 else 32] for name, value in WHOLE.items()}
-
-    result = fit(steps=None, minutes=2.0, batches=some, validate=None)
-    assert result.stopped == "budget"
-    assert 1100 < clock.now <= 1120
-
-
-@pytest.mark.parametrize(("minutes", "compiling"), [(0.1, 2.0), (0.5, 6.0)])
-def test_short_minutes_are_used(tmp_path, monkeypatch, minutes, compiling):
-    """A validation that takes long to compile, and then does not take long."""
-    clock = Clock(monkeypatch)
-    calls = []
-
-    def check(params, state):
-        calls.append(clock.now)
-        clock.now += compiling if len(calls) == 1 else 0.2
-        return validate(params, state)
-
-    result = fit(
-        steps=None,
-        minutes=minutes,
-        batches=clock.batches(lambda n: 1.0 if clock.now == 1000 else 0.01),
-        validate=check,
-        validations=10,
-    )
-    assert result.stopped == "budget"
-    assert 1000 + 0.9 * 60 * minutes < clock.now <= 1000 + 60 * minutes
-    assert int(result.last.step) > 50
-
-
-def test_validations_that_take_too_long_are_fewer_and_a_resumed_run_has_as_many(
-    tmp_path, monkeypatch
-):
-    def run(folder, kill_at=None, **options):
-        clock = Clock(monkeypatch)
-
-        def tick(n):
-            clock.now += 0.25
-            if n == kill_at and (folder / "last").exists():
-                raise RuntimeError("killed")
-            return batches(n)
-
-        return fit(
-            steps=None,
-            minutes=1.0,
-            batches=tick,
-            validate=clock.validate,
-            validations=20,
-            out=folder,
-            **options,
-        )
-
-    whole = run(tmp_path / "whole")
-    validated = [
-        line["step"]
-        for line in training.read_metrics(tmp_path / "whole" / "metrics.jsonl")
-        if line["valid"] is not None
-    ]
-    # A quarter of some 53 s is room for 6 of 2 s.
-    assert len(validated) == 6
-    assert whole.stopped == "budget"
-    with pytest.raises(RuntimeError, match="killed"):
-        run(tmp_path / "other", kill_at=100)
-    resumed = run(tmp_path / "other", resume=True)
-    check_equal_runs((whole, tmp_path / "whole"), resumed, tmp_path / "other")
-
-
-def test_minutes_that_leave_next_to_nothing_are_named(monkeypatch):
-    clock = Clock(monkeypatch)
-    with pytest.warns(UserWarning, match=r"fit: 1\.0 minutes leave time for 1 steps of 20 s"):
-        fit(
-            steps=None,
-            minutes=1.0,
-            batches=clock.batches(lambda n: 20.0),
-            validate=clock.validate,
-            validations=2,
-        )
 
 
 def test_a_run_is_not_overwritten_unasked(tmp_path):

@@ -15,6 +15,7 @@ is time-major, `[T, ..., *]`; x_t may come in parts, which stand side by side.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -188,8 +189,7 @@ def _backward(
     """
     weights, first_h, xs, keep, hs, cs_before, gates = residuals
     last, dhs = cotangents
-    num_steps, widths = len(hs), [x.shape[-1] for x in xs]
-    ends = [sum(widths[:n]) for n in range(1, len(widths) + 1)]
+    num_steps, ends = len(hs), list(itertools.accumulate(x.shape[-1] for x in xs))
     # Turned once, not at every step: XLA would fold the transpose into each product.
     *to_xs, to_h = jax.lax.optimization_barrier(tuple(jnp.split(weights.kernel.T, ends, axis=-1)))
     peepholes = None if weights.peephole is None else _rows(weights.peephole, first_h.shape)

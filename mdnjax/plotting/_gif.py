@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 _KEEP = 1  # a frame stays where the next one leaves it alone
-_LONGEST = 0xFFFF  # hundredths of a second
+_LONGEST = 0xFFFF  # hundredths of a second that the format can say
 
 
 def encode_gif(

@@ -12,7 +12,7 @@ from mdnjax._files import write_whole
 from mdnjax.plotting import style
 from mdnjax.plotting._gif import encode_gif
 from mdnjax.plotting.strokes import checked_pen, draw_ink, full_axes, pen_widths
-from mdnjax.strokes.animation import Animation, follow, pen_times
+from mdnjax.strokes.animation import TIP_RADIUS, Animation, follow, pen_times
 from mdnjax.strokes.curves import set_page
 from mdnjax.strokes.structure import Strokes
 
@@ -23,8 +23,7 @@ _DEFAULT = Animation()
 _SHADES = 15  # between the paper and a colour, for smooth edges
 _PIECES = 8  # straight pieces that follow one Bézier
 _REACH = 1.0  # pixels beyond the ink's edge in which it leaves a shade
-_TIP_RADIUS = 1.6  # of the pen's width
-_SHORTEST, _LONGEST = 2, 0xFFFF  # hundredths of a second that viewers, and the format, keep to
+_SHORTEST = 2  # hundredths of a second, to which viewers keep
 
 
 class _Course(NamedTuple):
@@ -117,7 +116,7 @@ def write_gif(
         _nearest(picture, palette),
         reached,
         pens if animation.tip is not None else [],
-        max(2.5, _TIP_RADIUS * pen * scale),
+        max(2.5, TIP_RADIUS * pen * scale),
         first_tip=len(palette) - _SHADES,
         seconds=seconds,
         count=max(1, round(seconds * frames_per_second)),
@@ -163,7 +162,7 @@ def _frames(
                 _stamp(frame, np.array(place), radius, first_tip)
         yield frame, max(_SHORTEST, int(ends[k + 1] - ends[k]))
     held = max(hold, seconds / count)
-    yield finished, min(max(_SHORTEST, round(100 * held)), _LONGEST)
+    yield finished, max(_SHORTEST, round(100 * held))
 
 
 def _reach(reached: np.ndarray, course: _Course, radii: np.ndarray) -> None:

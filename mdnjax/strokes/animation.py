@@ -17,6 +17,9 @@ _RATE = 100.0  # samples a second, about what pen sensors take
 _LEAST = 3.0  # seconds: a drawing of few points can still be followed
 _LONGEST_JUMP = 50.0  # samples
 
+TIP_RADIUS = 1.6
+"""Radius of the dot where the pen is, in widths of the pen."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Animation:

@@ -18,14 +18,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mdnjax.strokes._decimals import shortest
-from mdnjax.strokes.animation import Animation, follow, pen_times
+from mdnjax.strokes.animation import TIP_RADIUS, Animation, follow, pen_times
 from mdnjax.strokes.curves import Page, Piece
 
 _PIECES = 8  # straight pieces that follow one Bézier
 # How far from their place tip and ink's end may be at any time, in widths of the pen: together not
 # much more than the tip's radius, so that it covers the end.
 _TIP_TOLERANCE, _INK_TOLERANCE = 0.5, 0.75
-_TIP_RADIUS = 1.6  # of the pen's width
 _FADE = 0.3  # seconds in which the tip goes when all is written
 
 
@@ -91,7 +90,7 @@ def set_in_motion(
         frames = _tip_frames(points, at / total, pen, _FADE / total)
         rules.append(f"@keyframes {name}-tip{len(tips)}{{{frames}}}")
         tips.append(
-            f'<circle r="{_TIP_RADIUS * pen:.3g}" fill={quoteattr(animation.tip)} stroke="none" '
+            f'<circle r="{TIP_RADIUS * pen:.3g}" fill={quoteattr(animation.tip)} stroke="none" '
             f'opacity="0" style="animation-name:{name}-tip{len(tips)}"/>'
         )
     times_played = "infinite" if animation.loop else "1"

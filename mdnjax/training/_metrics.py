@@ -109,7 +109,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Args:
         path: The file; where it is not there, there are no lines. Wall times are looked for beside
-            it in `timings.jsonl`; a file that holds them itself, as of mdnjax 0.1, needs none.
+            it in `timings.jsonl`; a file of an older run, which holds them itself, needs none.
 
     Returns:
         One dict a line: step (steps done), points (weights seen), nats (mean since the line

@@ -238,8 +238,7 @@ def _with_budget(
         warnings.warn(
             f"fit: {minutes} minutes leave time for {measured.steps} steps of "
             f"{measured.step_seconds:.2g} s, beside compilation, {measured.validations} "
-            f"validations "
-            f"of {measured.check_seconds:.2g} s and a reserve of {reserve:.3g} s.",
+            f"validations of {measured.check_seconds:.2g} s and a reserve of {reserve:.3g} s.",
             stacklevel=3,
         )
     budget = jax.device_put(np.int32(measured.steps), train.budget.sharding)

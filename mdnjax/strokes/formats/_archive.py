@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mdnjax.strokes.formats import _shared
 from mdnjax.strokes.formats.errors import StrokeFormatError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -55,10 +56,7 @@ class Header(NamedTuple):
 
 def is_archive(path: pathlib.Path) -> bool:
     """Whether the file begins as a zip archive does."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    return _shared.beginning(path, len(ZIP_MAGIC)) == ZIP_MAGIC
 
 
 def beginnings(path: pathlib.Path, wanted: Collection[str], size: int = 512) -> dict[str, bytes]:
