@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import ProductHead as ProductHead
     from mdnjax.mixtures import bias as bias
     from mdnjax.mixtures import covariance as covariance
+    from mdnjax.mixtures import linear_nll as linear_nll
     from mdnjax.mixtures import log_prob as log_prob
     from mdnjax.mixtures import mean as mean
     from mdnjax.mixtures import most_probable as most_probable
@@ -43,6 +44,7 @@ __all__ = [
     "bias",
     "covariance",
     "datasets",
+    "linear_nll",
     "log_prob",
     "mean",
     "mixtures",

@@ -12,6 +12,7 @@ from mdnjax.mixtures.likelihood import log_prob as log_prob
 from mdnjax.mixtures.likelihood import nll as nll
 from mdnjax.mixtures.likelihood import nll_gradient as nll_gradient
 from mdnjax.mixtures.likelihood import responsibilities as responsibilities
+from mdnjax.mixtures.linear import linear_nll as linear_nll
 from mdnjax.mixtures.moments import covariance as covariance
 from mdnjax.mixtures.moments import mean as mean
 from mdnjax.mixtures.moments import most_probable as most_probable
@@ -28,6 +29,7 @@ __all__ = [
     "ProductHead",
     "bias",
     "covariance",
+    "linear_nll",
     "log_prob",
     "mean",
     "most_probable",

@@ -21,6 +21,7 @@ give them the derivative of the loop that forms them with the true c.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,9 +42,9 @@ _FEWEST_ROWS = 256
 
 def linear_nll(
     head: Head,
-    hidden: Float[ArrayLike, "*hidden_batch H"],
+    hidden: Float[ArrayLike, "*hidden_batch _"],
     kernel: Float[ArrayLike, "H P"],
-    bias: Float[ArrayLike, " P"],
+    bias: Float[ArrayLike, " _"],
     y: Any,
     *,
     weight: Shaped[ArrayLike, "*weight_batch"] | None = None,
@@ -115,8 +116,8 @@ def linear_nll(
         block_size = max(_FEWEST_ROWS, _BLOCK_BYTES // row_bytes)
     groups = math.gcd(_num_devices(hidden), math.prod(batch))
     if math.prod(batch) <= block_size * groups:
-        nats = head.nll(_product(hidden, kernel) + jnp.broadcast_to(bias, raw.shape), y)
-        return nats if weight is None else weight * nats
+        products = _product("...h,hp->...p", hidden, kernel)
+        return _times(weight, head.nll(products + jnp.broadcast_to(bias, raw.shape), y))
 
     def rows(x: Array, batch_rank: int) -> Array:
         event = x.shape[batch_rank:]
@@ -130,7 +131,7 @@ def linear_nll(
         tuple(map(rows, leaves, _batch_ranks(head, y))),
         None if weight is None else rows(weight, len(batch)),
     )
-    plan = _Plan(head, structure, block_size)
+    plan = _Plan(head, structure, nats.dtype, block_size)
     return _nll_by_blocks(plan, _varying_alike(inputs)).reshape(batch)
 
 
@@ -183,7 +184,7 @@ def _batch_ranks(head: Head, y: Any) -> list[int]:
 
 
 class _Inputs(NamedTuple):
-    """What the loop reads, G groups of R rows; or for each whether its gradient is wanted; or that.
+    """What the loop reads, G groups of R rows; or the gradient of each, or whether it is wanted.
 
     Each device has its own groups: a block is some rows of every group, so that no row travels.
     """
@@ -197,14 +198,109 @@ class _Inputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is known before any number is: the head, the structure of y, rows a block at most."""
+    """What is known before any number is."""
 
     head: Head
-    structure: Any
-    block_size: int
+    structure: Any  # of y
+    dtype: Any  # of the nats
+    block_size: int  # rows of a group, at most
 
-    def nll(self, raw: Array, y: tuple[Array, ...]) -> Array:
+    def nll(self, raw: Array, y: Sequence[Array]) -> Array:
         return self.head.nll(raw, jax.tree.unflatten(self.structure, y))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _nll_by_blocks(plan: _Plan, inputs: _Inputs) -> Array:
+    """Nats times weight, `[G, R]`."""
+    return _times(inputs.weight, _loop(plan, None, inputs, None)[0])
+
+
+def _forward(plan: _Plan, primals: _Inputs) -> tuple[Array, tuple[_Inputs, Array, _Inputs]]:
+    inputs = jax.tree.map(lambda x: x.value, primals)
+    wanted = jax.tree.map(lambda x: x.perturbed, primals)
+    nats, kept = _value_and_gradients(plan, wanted, inputs)
+    return _times(inputs.weight, nats), (inputs, nats, kept)
+
+
+def _backward(
+    plan: _Plan, residuals: tuple[_Inputs, Array, _Inputs], cotangent: Any
+) -> tuple[_Inputs]:
+    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+        cotangent = jnp.zeros(cotangent.shape, cotangent.dtype)
+    return (_pull_back(plan, *residuals, cotangent),)
+
+
+_nll_by_blocks.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _value_and_gradients(plan: _Plan, wanted: _Inputs, inputs: _Inputs) -> tuple[Array, _Inputs]:
+    """The nats, and of the wanted gradients what `_pull_back` needs."""
+    return _loop(plan, wanted, inputs, inputs.weight)
+
+
+def _value_and_gradients_jvp(plan, wanted, primals, tangents):
+    nats, kept = _value_and_gradients(plan, wanted, *primals)
+    _, nats_dot = jax.jvp(lambda inputs: _loop(plan, None, inputs, None)[0], primals, tangents)
+    # How the gradients vary with the inputs is in the derivative of _pull_back.
+    return (nats, kept), (nats_dot, jax.tree.map(jnp.zeros_like, kept))
+
+
+_value_and_gradients.defjvp(_value_and_gradients_jvp)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _pull_back(
+    plan: _Plan, inputs: _Inputs, nats: Array, kept: _Inputs, cotangent: Array
+) -> _Inputs:
+    """The gradients of sum(cotangent * weight * nats), from those of sum(weight * nats)."""
+    kernel, bias, times = kept.kernel, kept.bias, 1.0
+    if kernel is not None or bias is not None:
+        counts = jnp.ones(nats.shape, bool) if inputs.weight is None else inputs.weight != 0
+        largest = jnp.max(cotangent, where=counts, initial=-jnp.inf)
+        smallest = jnp.min(cotangent, where=counts, initial=jnp.inf)
+        is_shared = (largest == smallest) & jnp.all(jnp.isfinite(cotangent))
+        times = jnp.where(is_shared, largest, 1)
+        sums = kept._replace(hidden=None, y=(None,) * len(kept.y))
+
+        def anew() -> tuple[Array | None, Array | None]:
+            factor = _times(inputs.weight, cotangent)
+            _, grads = _loop(plan, _is_there(sums), inputs, factor)
+            return grads.kernel, grads.bias
+
+        kernel, bias = lax.cond(is_shared, lambda: (kept.kernel, kept.bias), anew)
+
+    def by_row(x: Array) -> Array:
+        return (x * cotangent.reshape(*nats.shape, *(1,) * (x.ndim - nats.ndim))).astype(x.dtype)
+
+    hidden, y = jax.tree.map(by_row, (kept.hidden, kept.y))
+    grads = _Inputs(hidden, kernel, bias, y, None)
+    return _whole(inputs, nats, grads, cotangent, times)
+
+
+def _pull_back_jvp(plan, primals, tangents):
+    inputs, _, kept, cotangent = primals
+
+    def exact(inputs: _Inputs, cotangent: Array) -> _Inputs:
+        factor = _times(inputs.weight, cotangent)
+        nats, grads = _loop(plan, _is_there(kept), inputs, factor)
+        return _whole(inputs, nats, grads, cotangent, 1.0)
+
+    return jax.jvp(exact, (inputs, cotangent), (tangents[0], tangents[3]))
+
+
+_pull_back.defjvp(_pull_back_jvp)
+
+
+def _whole(
+    inputs: _Inputs, nats: Array, grads: _Inputs, cotangent: Array, times: Array | float
+) -> _Inputs:
+    """Gradients with that of the weight, and the sums scaled and in their dtypes."""
+    times = times * _scale(inputs)
+    kernel = None if grads.kernel is None else (grads.kernel * times).astype(inputs.kernel.dtype)
+    bias = None if grads.bias is None else (grads.bias * times).astype(inputs.bias.dtype)
+    weight = None if inputs.weight is None else nats * cotangent
+    return grads._replace(kernel=kernel, bias=bias, weight=weight)
 
 
 def _loop(
@@ -212,80 +308,123 @@ def _loop(
 ) -> tuple[Array, _Inputs]:
     """The nats `[G, R]`, and the wanted gradients of sum(factor * nats); the weight is not read.
 
-    The sums over rows are divided by `_scale`: before they are divided by a count, sums over many
-    rows may be larger than the largest number, where the mean is not.
+    Those that are sums over rows come divided by `_scale`.
     """
     groups, rows, _ = inputs.hidden.shape
     num_blocks = -(-rows // plan.block_size)
     size = -(-rows // num_blocks)
-    wide = inputs.bias.dtype
-    zero = _zero(inputs)
-    wanted = wanted or jax.tree.map(lambda _: False, inputs)
-    wants_raw = wanted.hidden or wanted.kernel or wanted.bias
-    wanted_y = [n for n, want in enumerate(wanted.y) if want]
-
-    def start(want: bool, x: Array, *, summed: bool = False) -> Array | None:
-        if not want:
-            return None
-        # A sum for each group: added up over devices after the loop, not at every turn.
-        return jnp.full((groups, *x.shape), zero.astype(wide)) if summed else jnp.full(x.shape, zero.astype(x.dtype))
+    wanted = wanted or _is_there(jax.tree.map(lambda _: None, inputs))
+    wanted_y = [n for n, is_wanted in enumerate(wanted.y) if is_wanted]
 
     def block(carry: tuple[Array, _Inputs], n: Array) -> tuple[tuple[Array, _Inputs], None]:
         nats, grads = carry
-        # The last block begins early enough to be whole; what it repeats is summed only once.
+        # The last block begins early enough to be whole; what it repeats enters no sum twice.
         begin = jnp.minimum(n * size, rows - size)
-        fresh = (begin + jnp.arange(size) >= n * size).astype(wide) / _scale(inputs)
+        is_new = (begin + jnp.arange(size) >= n * size)[None, :, None]
 
         def read(x: Array) -> Array:
             return lax.dynamic_slice_in_dim(x, begin, size, axis=1)
 
-        def write(x: Array | None, update: Array) -> Array:
+        def write(x: Array, update: Array) -> Array:
             return lax.dynamic_update_slice_in_dim(x, update.astype(x.dtype), begin, axis=1)
 
         hidden, y = read(inputs.hidden), tuple(map(read, inputs.y))
-
-        def loss(raw: Array, some: list[Array]) -> Array:
-            all_y = list(y)
-            for n, leaf in zip(wanted_y, some, strict=True):
-                all_y[n] = leaf
-            return plan.nll(raw, tuple(all_y))
-
-        raw = _product(hidden, inputs.kernel)
+        raw = _product("grh,hp->grp", hidden, inputs.kernel)
         raw = raw + jnp.broadcast_to(inputs.bias, raw.shape)
-        if not (wants_raw or wanted_y):
-            return (write(nats, plan.nll(raw, y)), grads), None
-        block_nats, pull_back = jax.vjp(loss, raw, [y[n] for n in wanted_y])
-        d_raw, d_y = pull_back(jnp.ones_like(block_nats) if factor is None else read(factor))
-        all_y = list(grads.y)
-        for n, update in zip(wanted_y, d_y, strict=True):
-            all_y[n] = write(all_y[n], update)
-        grads = grads._replace(y=tuple(all_y))
-        narrow = d_raw.astype(inputs.kernel.dtype)
-        if wanted.hidden:
-            update = _einsum("grp,hp->grh", narrow, inputs.kernel)
-            grads = grads._replace(hidden=write(grads.hidden, update))
-        if wanted.kernel:
-            masked = hidden * fresh.astype(hidden.dtype)[None, :, None]
-            grads = grads._replace(kernel=grads.kernel + _einsum("grh,grp->ghp", masked, narrow))
-        if wanted.bias:
-            grads = grads._replace(bias=grads.bias + _einsum("r,grp->gp", fresh, d_raw))
-        return (write(nats, block_nats), grads), None
 
+        def loss(raw: Array, some_y: list[Array]) -> Array:
+            return plan.nll(raw, _replaced(y, wanted_y, some_y))
+
+        block_nats, pull_back = jax.vjp(loss, raw, [y[n] for n in wanted_y])
+        nats = write(nats, block_nats)
+        if not any((wanted.hidden, wanted.kernel, wanted.bias, *wanted_y)):
+            return (nats, grads), None
+        d_raw, d_y = pull_back(jnp.ones_like(block_nats) if factor is None else read(factor))
+        d_y = [write(grads.y[n], leaf) for n, leaf in zip(wanted_y, d_y, strict=True)]
+        grads = grads._replace(y=_replaced(grads.y, wanted_y, d_y))
+        if wanted.bias:
+            new = jnp.where(is_new, d_raw / _scale(inputs), 0)
+            grads = grads._replace(bias=grads.bias + jnp.sum(new, axis=1))
+        d_raw = d_raw.astype(inputs.kernel.dtype)
+        if wanted.hidden:
+            d_hidden = _product("grp,hp->grh", d_raw, inputs.kernel)
+            grads = grads._replace(hidden=write(grads.hidden, d_hidden))
+        if wanted.kernel:
+            new = jnp.where(is_new, hidden / _scale(inputs), 0)
+            d_kernel = _product("grh,grp->ghp", new, d_raw)
+            grads = grads._replace(kernel=grads.kernel + d_kernel)
+        return (nats, grads), None
+
+    zero, wide = _zero(inputs), inputs.bias.dtype
+
+    def start(is_wanted: bool, shape: Shape, dtype: Any) -> Array | None:
+        return jnp.full(shape, zero.astype(dtype)) if is_wanted else None
+
+    # A sum for each group, so that they are added over devices after the loop, not at every turn.
     empty = _Inputs(
-        start(wanted.hidden, inputs.hidden),
-        start(wanted.kernel, inputs.kernel, summed=True),
-        start(wanted.bias, inputs.bias, summed=True),
-        tuple(map(start, wanted.y, inputs.y)),
+        start(wanted.hidden, inputs.hidden.shape, inputs.hidden.dtype),
+        start(wanted.kernel, (groups, *inputs.kernel.shape), wide),
+        start(wanted.bias, (groups, *inputs.bias.shape), wide),
+        tuple(start(n in wanted_y, x.shape, x.dtype) for n, x in enumerate(inputs.y)),
         None,
     )
-    dtype = jax.eval_shape(
-        plan.nll,
-        jax.ShapeDtypeStruct((1, 1, plan.head.num_outputs), wide),
-        tuple(jax.ShapeDtypeStruct((1, 1, *x.shape[2:]), x.dtype) for x in inputs.y),
-    ).dtype
-    carry = (jnp.full((groups, rows), zero.astype(dtype)), empty)
-    # A derivative of the loop in reverse keeps what enters a block, and not what is inside.
+    carry = (jnp.full((groups, rows), zero.astype(plan.dtype)), empty)
+    # Differentiated in reverse, the loop keeps what enters a block and not what is inside.
     block = jax.checkpoint(block, prevent_cse=False)
     (nats, grads), _ = lax.scan(block, carry, jnp.arange(num_blocks))
-    kernel, bias = (None if x is None else jnp.sum(x, axis=0) for x in (grads.kernel, grads.bias))
+    kernel, bias = jax.tree.map(lambda x: jnp.sum(x, axis=0), (grads.kernel, grads.bias))
     return nats, grads._replace(kernel=kernel, bias=bias)
+
+
+def _scale(inputs: _Inputs) -> float:
+    """At least the number of rows, and a power of 2.
+
+    Sums over rows are kept divided by it: a sum over many may be larger than the largest number,
+    where the mean that is asked for is not.
+    """
+    groups, rows, _ = inputs.hidden.shape
+    return float(2 ** math.ceil(math.log2(groups * rows)))
+
+
+def _product(axes: str, a: Array, b: Array) -> Array:
+    """A product of matrices, summed in at least float32."""
+    return jnp.einsum(axes, a, b, preferred_element_type=jnp.result_type(a, b, jnp.float32))
+
+
+def _times(weight: Array | None, x: Array) -> Array:
+    return x if weight is None else weight * x
+
+
+def _is_there(tree: _Inputs) -> _Inputs:
+    """Which leaves are not None."""
+    return jax.tree.map(lambda x: x is not None, tree, is_leaf=lambda x: x is None)
+
+
+def _replaced(values: tuple[Any, ...], indices: list[int], by: list[Any]) -> tuple[Any, ...]:
+    new = dict(zip(indices, by, strict=True))
+    return tuple(new.get(n, value) for n, value in enumerate(values))
+
+
+def _num_devices(array: Array) -> int:
+    """Over how many devices the compiler may divide an array."""
+    mesh = jax.typeof(array).sharding.mesh
+    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in kinds if kind != jax.sharding.AxisType.Manual)
+
+
+def _zero(tree: Any) -> Array:
+    """0, which in `shard_map` varies over every axis over which a leaf of the tree does."""
+    parts = [jnp.sum(lax.stop_gradient(leaf).ravel()[:0]) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts])
+
+
+def _varying_alike(inputs: _Inputs) -> _Inputs:
+    """The inputs, each varying over all axes of `shard_map` over which one of them does.
+
+    So a gradient has the type of its primal, and is summed over devices where that is replicated.
+    """
+    kinds = jax.typeof(inputs.hidden).sharding.mesh.axis_types
+    if jax.sharding.AxisType.Manual not in kinds:
+        return inputs
+    zero = _zero(inputs)
+    return jax.tree.map(lambda x: x + zero.astype(x.dtype), inputs)
