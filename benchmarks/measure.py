@@ -7,6 +7,7 @@ times do not travel.
 
 import dataclasses
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -38,6 +39,7 @@ def interleaved(
     rounds: int,
     warmup: int = 3,
     pause: float = 0.02,
+    patience: float = math.inf,
 ) -> dict[str, np.ndarray]:
     """Times contestants in turn.
 
@@ -46,21 +48,34 @@ def interleaved(
         rounds: How often each is timed.
         warmup: How often each runs before.
         pause: Seconds of rest before each run, in which other libraries' threads go to sleep.
+        patience: Seconds, in all, after which a slow contestant has had enough: it takes part in
+            the first rounds only, at least in three.
 
     Returns:
         By name, the seconds of each round.
     """
     for run in contestants.values():
+        begin = time.perf_counter()
         for _ in range(warmup):
             run()
-    seconds = {name: np.empty(rounds) for name in contestants}
-    for n in range(rounds):
+            if time.perf_counter() - begin > patience / 4:
+                break
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
         for name, run in contestants.items():
+            if len(seconds[name]) >= 3 and sum(seconds[name]) > patience:
+                continue
             time.sleep(pause)
             begin = time.perf_counter()
             run()
-            seconds[name][n] = time.perf_counter() - begin
-    return seconds
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: np.array(times) for name, times in seconds.items()}
+
+
+def ratio(times: np.ndarray, to: np.ndarray) -> Spread:
+    """How many times as long as another's, within the rounds that both took part in."""
+    both = min(len(times), len(to))
+    return Spread.of(times[:both] / to[:both])
 
 
 def machine(device: str, *packages: str) -> str:
