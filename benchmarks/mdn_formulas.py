@@ -59,7 +59,7 @@ class Shape(NamedTuple):
 
 
 class Mixtures(NamedTuple):
-    """Parameters of mixtures, or derivatives with respect to them; None where there are none.
+    """Parameters of mixtures, or derivatives with respect to them; None where these do not compare.
 
     Attributes:
         logits: `[B, K]`.
@@ -70,8 +70,8 @@ class Mixtures(NamedTuple):
 
     logits: Array
     loc: Array
-    log_scale: Array | None
-    upper: Array | None
+    log_scale: Array
+    upper: Array
 
 
 def random_problem(shape: Shape, *, seed: int = 0, dtype: Any = np.float32) -> tuple[Any, Any]:

@@ -109,10 +109,10 @@ def default_sections(device: str) -> list[str]:
 def summarise(rows: list[dict[str, Any]], found: list[Gate]) -> None:
     """How many times ours each takes, and which gates hold."""
     table = [row for row in rows if row["section"] == "alone"]
+    names = [PLAIN, BEST, *mdn_peers.PEERS]
+    line = "{:36}" + "{:>10}" * (len(names) + 2)
     if table:
-        names = [PLAIN, BEST, *mdn_peers.PEERS]
         titles = [name.replace(" autodiff", "") for name in names]
-        line = "{:36}" + "{:>10}" * (len(names) + 2)
         reference = table[0]["reference"]
         print(f"\nvalue and gradient, times that of {reference}; its own over the limits'")
         print(line.format("", *titles, "/ copy", "/ exp"))

@@ -215,8 +215,6 @@ def pack(shape: Shape) -> Callable[[Mixtures], Array]:
 
     def pack(mixtures: Mixtures) -> Array:
         logits, loc, log_scale, upper = mixtures
-        assert log_scale is not None
-        assert upper is not None
         lower = np.zeros_like(upper)
         if shape.entries:
             log_scale, lower = _inverse(log_scale, upper)

@@ -92,11 +92,15 @@ def contestant(formula: Formula, problem: tuple[Mixtures, Any], name: str = "") 
     raw = jnp.asarray(formula.pack(mixtures))
     targets = formula.targets(y)
     gradient = jax.jit(formula.loss_and_gradient).lower(raw, targets).compile()
-    forward = jax.jit(formula.loss).lower(raw, targets).compile()
+
+    @functools.cache  # of many candidates few are asked for it
+    def forward() -> Any:
+        return jax.jit(formula.loss).lower(raw, targets).compile()
+
     return Contestant(
         name or formula.name,
         lambda: jax.block_until_ready(gradient(raw, targets)),
-        lambda: jax.block_until_ready(forward(raw, targets)),
+        lambda: jax.block_until_ready(forward()(raw, targets)),
         formula.unpack,
         temporary_bytes(gradient),
         formula.name if name else None,
@@ -191,12 +195,12 @@ def require_agreement(found: Mapping[str, Contestant | str], *, tolerance: float
         np.testing.assert_allclose(
             float(its_loss), float(loss), rtol=tolerance / 10, err_msg=f"{name}: loss"
         )
-        for field, ours, theirs in zip(
+        for field, its, theirs in zip(
             Mixtures._fields, rival.unpack(gradient), expected, strict=True
         ):
-            if ours is not None and ours.size:
+            if its is not None and its.size:
                 scale = float(np.abs(theirs).max())
-                error = float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())
+                error = float(np.abs(np.asarray(its) - np.asarray(theirs)).max())
                 assert error <= tolerance * scale, f"{name}: {field} differs by {error:.2g}"
 
 
