@@ -33,8 +33,11 @@ from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, Shape
 from mdnjax.mixtures.heads import Head
 
-_BLOCK_BYTES = 2**24
+_BLOCK_BYTES = 2**23
 """Raw outputs of a block: the loss touches them several times, and a cache may hold them."""
+
+_WHOLE_BYTES = 2**25
+"""Raw outputs of a batch that is not worth a loop."""
 
 _FEWEST_ROWS = 256
 """Fewer rows a block would starve the matrix products."""
@@ -80,8 +83,9 @@ def linear_nll(
         weight: By which each example's nats are multiplied: broadcasts to the batch shape. A weight
             of zero leaves exactly nothing of a finite row. By default 1.
         block_size: The largest number of rows whose raw outputs exist at a time, on each device
-            among which they are divided. By default as many as make 16 MB of raw outputs, and at
-            least 256.
+            among which they are divided. By default as many as make 8 MB of raw outputs, and at
+            least 256; but all of them up to 32 MB, and where P < H, since there blocks save neither
+            memory nor time.
 
     Returns:
         `[...]`, the broadcast batch shape, nats; at least float32. bfloat16 factors are multiplied
@@ -111,11 +115,15 @@ def linear_nll(
         require(fits, "linear_nll", "weight", f"shape {weight.shape}", f"to broadcast to {batch}")
         weight = jnp.broadcast_to(weight, batch)
 
+    groups = math.gcd(_num_devices(hidden), math.prod(batch))
+    group_size = math.prod(batch) // groups
     if block_size is None:
         row_bytes = head.num_outputs * bias.dtype.itemsize
-        block_size = max(_FEWEST_ROWS, _BLOCK_BYTES // row_bytes)
-    groups = math.gcd(_num_devices(hidden), math.prod(batch))
-    if math.prod(batch) <= block_size * groups:
+        is_small = group_size * row_bytes <= _WHOLE_BYTES
+        is_narrow = head.num_outputs < hidden.shape[-1]
+        fitting = max(_FEWEST_ROWS, _BLOCK_BYTES // row_bytes)
+        block_size = group_size if is_small or is_narrow else fitting
+    if group_size <= block_size:
         products = _product("...h,hp->...p", hidden, kernel)
         return _times(weight, head.nll(products + jnp.broadcast_to(bias, raw.shape), y))
 
@@ -128,11 +136,12 @@ def linear_nll(
         rows(hidden, hidden.ndim - 1),
         kernel,
         bias,
-        tuple(map(rows, leaves, _batch_ranks(head, y))),
+        tuple(rows(x, rank) for x, rank in zip(leaves, _batch_ranks(head, y), strict=True)),
         None if weight is None else rows(weight, len(batch)),
     )
     plan = _Plan(head, structure, nats.dtype, block_size)
-    return _nll_by_blocks(plan, _varying_alike(inputs)).reshape(batch)
+    by_rows: Any = _nll_by_blocks(plan, _varying_alike(inputs))
+    return by_rows.reshape(batch)
 
 
 def _checked(
@@ -226,7 +235,7 @@ def _backward(
     plan: _Plan, residuals: tuple[_Inputs, Array, _Inputs], cotangent: Any
 ) -> tuple[_Inputs]:
     if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-        cotangent = jnp.zeros(cotangent.shape, cotangent.dtype)
+        cotangent = jnp.zeros_like(residuals[1])
     return (_pull_back(plan, *residuals, cotangent),)
 
 
@@ -310,7 +319,7 @@ def _loop(
 
     Those that are sums over rows come divided by `_scale`.
     """
-    groups, rows, _ = inputs.hidden.shape
+    rows = inputs.hidden.shape[1]
     num_blocks = -(-rows // plan.block_size)
     size = -(-rows // num_blocks)
     wanted = wanted or _is_there(jax.tree.map(lambda _: None, inputs))
@@ -355,20 +364,21 @@ def _loop(
             grads = grads._replace(kernel=grads.kernel + d_kernel)
         return (nats, grads), None
 
-    zero, wide = _zero(inputs), inputs.bias.dtype
-
-    def start(is_wanted: bool, shape: Shape, dtype: Any) -> Array | None:
-        return jnp.full(shape, zero.astype(dtype)) if is_wanted else None
-
-    # A sum for each group, so that they are added over devices after the loop, not at every turn.
+    # Sums begin as those over no rows: so they are divided among devices as the others will be,
+    # one for each group, to be added up after the loop and not at every turn.
+    hidden = inputs.hidden[:, :0]
+    raw = _product("grh,hp->grp", hidden, inputs.kernel)
+    raw = raw + jnp.broadcast_to(inputs.bias, raw.shape)
     empty = _Inputs(
-        start(wanted.hidden, inputs.hidden.shape, inputs.hidden.dtype),
-        start(wanted.kernel, (groups, *inputs.kernel.shape), wide),
-        start(wanted.bias, (groups, *inputs.bias.shape), wide),
-        tuple(start(n in wanted_y, x.shape, x.dtype) for n, x in enumerate(inputs.y)),
+        jnp.zeros_like(inputs.hidden) if wanted.hidden else None,
+        _product("grh,grp->ghp", hidden, raw) if wanted.kernel else None,
+        jnp.sum(raw, axis=1) if wanted.bias else None,
+        _replaced(
+            (None,) * len(inputs.y), wanted_y, [jnp.zeros_like(inputs.y[n]) for n in wanted_y]
+        ),
         None,
     )
-    carry = (jnp.full((groups, rows), zero.astype(plan.dtype)), empty)
+    carry = (jnp.sum(inputs.hidden[..., :0], axis=-1).astype(plan.dtype), empty)
     # Differentiated in reverse, the loop keeps what enters a block and not what is inside.
     block = jax.checkpoint(block, prevent_cse=False)
     (nats, grads), _ = lax.scan(block, carry, jnp.arange(num_blocks))
@@ -412,12 +422,6 @@ def _num_devices(array: Array) -> int:
     return math.prod(size for size, kind in kinds if kind != jax.sharding.AxisType.Manual)
 
 
-def _zero(tree: Any) -> Array:
-    """0, which in `shard_map` varies over every axis over which a leaf of the tree does."""
-    parts = [jnp.sum(lax.stop_gradient(leaf).ravel()[:0]) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts])
-
-
 def _varying_alike(inputs: _Inputs) -> _Inputs:
     """The inputs, each varying over all axes of `shard_map` over which one of them does.
 
@@ -426,5 +430,7 @@ def _varying_alike(inputs: _Inputs) -> _Inputs:
     kinds = jax.typeof(inputs.hidden).sharding.mesh.axis_types
     if jax.sharding.AxisType.Manual not in kinds:
         return inputs
-    zero = _zero(inputs)
+    # The sum of no numbers is 0, and varies as they would.
+    sums = [jnp.sum(lax.stop_gradient(x).ravel()[:0]) for x in jax.tree.leaves(inputs)]
+    zero = functools.reduce(jnp.add, sums)
     return jax.tree.map(lambda x: x + zero.astype(x.dtype), inputs)

@@ -1,0 +1,674 @@
+"""The layer and the loss by blocks against the plain composition, SciPy and finite differences."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from jax.test_util import check_grads
+
+import mdnjax as mdn
+from mdnjax import strokes
+
+WIDTH = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class CategoricalHead:
+    """A head from outside, with integer targets."""
+
+    num_outputs: int
+
+    def nll(self, raw, y):
+        y = jnp.broadcast_to(y, jnp.broadcast_shapes(raw.shape[:-1], y.shape))
+        picked = jax.nn.one_hot(y, self.num_outputs) * jax.nn.log_softmax(raw)
+        return -jnp.sum(picked, -1)
+
+
+def gaussian(covariance, dim=2):
+    return mdn.GaussianHead(num_components=3, dim=dim, covariance=covariance)
+
+
+HEADS = {
+    "isotropic": gaussian("isotropic"),
+    "diagonal": gaussian("diagonal"),
+    "full": gaussian("full", 3),
+    "Bernoulli": mdn.BernoulliHead(),
+    "product": mdn.ProductHead(a=gaussian("isotropic", 1), b=mdn.BernoulliHead()),
+    "strokes": strokes.stroke_head(3),
+    "integers": CategoricalHead(5),
+}
+
+
+def targets(rng, head, batch):
+    """Targets of a head, in its structure."""
+    if isinstance(head, mdn.ProductHead):
+        return {name: targets(rng, part, batch) for name, part in head.parts}
+    if isinstance(head, mdn.GaussianHead):
+        return rng.normal(size=(*batch, head.dim))
+    return (
+        rng.integers(0, head.num_outputs, size=batch)
+        if head.num_outputs > 1
+        else (rng.uniform(size=batch))
+    )
+
+
+def made(head, batch=(11,), seed=0):
+    """Hidden, kernel, bias, y, weight in float64, and cotangents."""
+    rng = np.random.default_rng(seed)
+    weight = rng.uniform(0.5, 2, size=batch)
+    weight[..., :1] = 0
+    inputs = (
+        rng.normal(size=(*batch, WIDTH)),
+        rng.normal(size=(WIDTH, head.num_outputs)) / 2,
+        rng.normal(size=head.num_outputs) / 2,
+        targets(rng, head, batch),
+        weight,
+    )
+    return jax.tree.map(jnp.asarray, inputs), jnp.asarray(rng.normal(size=batch))
+
+
+def plain(head, hidden, kernel, bias, y, weight):
+    raw = hidden @ kernel
+    return weight * mdn.nll(head, raw + jnp.broadcast_to(bias, raw.shape), y)
+
+
+def blocks(head, hidden, kernel, bias, y, weight, size=4):
+    return mdn.linear_nll(head, hidden, kernel, bias, y, weight=weight, block_size=size)
+
+
+def pulled_back(function, inputs):
+    """Of a cotangent: the nats, and its product with their derivatives by all floats; compiled."""
+    floats, merge = floating(inputs)
+
+    @jax.jit
+    def pull_back(cotangent):
+        nats, pull = jax.vjp(lambda floats: function(*merge(floats)), floats)
+        return nats, pull(jnp.broadcast_to(cotangent, nats.shape).astype(nats.dtype))[0]
+
+    return pull_back
+
+
+def floating(inputs):
+    """The floating leaves, and how to put others in their places."""
+    leaves, structure = jax.tree.flatten(inputs)
+    where = [n for n, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+    def merge(floats):
+        merged = dict(enumerate(leaves)) | dict(zip(where, floats, strict=True))
+        return jax.tree.unflatten(structure, list(merged.values()))
+
+    return [leaves[n] for n in where], merge
+
+
+def same(a, b, rtol=1e-10, atol=1e-12):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+
+# What makes a number of the nats: cotangents that are one number, or vary with the row, or with
+# the inputs.
+REDUCTIONS = {
+    "mean": lambda nats, ct: jnp.mean(nats),
+    "cotangents": lambda nats, ct: jnp.sum(ct * nats),
+    "sine": lambda nats, ct: jnp.sum(jnp.sin(nats)),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_has_the_value_and_gradients_of_the_composition(name, x64):
+    head = HEADS[name]
+    inputs, cotangent = made(head)
+    found = pulled_back(functools.partial(blocks, head), inputs)
+    expected = pulled_back(functools.partial(plain, head), inputs)
+    for ct in (cotangent, 1 / 11):  # of each row, or of a mean
+        same(found(ct), expected(ct))
+        assert all(np.any(np.asarray(g) != 0) for g in found(ct)[1])
+
+
+def test_value_against_scipy(x64):
+    head = mdn.GaussianHead(num_components=2, dim=3)
+    (hidden, kernel, bias, y, weight), _ = made(head)
+    raw = np.asarray(hidden) @ np.asarray(kernel) + np.asarray(bias)
+    logits, log_scale, loc = np.split(raw, [2, 4], axis=1)
+    joint = scipy.special.log_softmax(logits, 1)
+    for k in range(2):
+        normal = scipy.stats.norm(loc.reshape(-1, 3, 2)[..., k], np.exp(log_scale[:, k : k + 1]))
+        joint[:, k] += normal.logpdf(np.asarray(y)).sum(1)
+    expected = -weight * scipy.special.logsumexp(joint, 1)
+    np.testing.assert_allclose(blocks(head, hidden, kernel, bias, y, weight), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sine"])
+def test_derivatives_against_finite_differences(reduction, x64):
+    head = HEADS["product"]
+    inputs, cotangent = made(head, (5,))
+
+    @jax.jit
+    def loss(*inputs):
+        return REDUCTIONS[reduction](blocks(head, *inputs, size=2), cotangent)
+
+    check_grads(loss, inputs, order=2, modes=["rev"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 11, 1000])
+def test_any_block_size_does(size, x64):
+    head = HEADS["diagonal"]
+    inputs, cotangent = made(head)
+    found = pulled_back(functools.partial(blocks, head, size=size), inputs)
+    expected = pulled_back(functools.partial(plain, head), inputs)
+    for ct in (cotangent, 1.0):
+        same(found(ct), expected(ct))
+
+
+def second_derivatives(function, head, inputs, reduce):
+    """J and J^T of the gradient, and the derivative of a number made of value and gradient."""
+    floats, merge = floating(inputs)
+    rng = np.random.default_rng(3)
+    along = [jnp.asarray(rng.normal(size=x.shape)) for x in floats]
+
+    def loss(floats, cotangent):
+        return reduce(function(head, *merge(floats)), cotangent)
+
+    def score(floats, cotangent):
+        value, grads = jax.value_and_grad(loss)(floats, cotangent)
+        dots = [jnp.vdot(a, g) for a, g in zip(along, grads, strict=True)]
+        return jnp.sin(value) * functools.reduce(jnp.add, dots)
+
+    @jax.jit
+    def derivatives(cotangent):
+        gradient = functools.partial(jax.grad(loss), cotangent=cotangent)
+        forward_over_reverse = jax.jvp(gradient, (floats,), (along,))
+        reverse_over_reverse = jax.vjp(gradient, floats)[1](along)
+        return (
+            forward_over_reverse,
+            reverse_over_reverse,
+            jax.grad(score, (0, 1))(floats, cotangent),
+        )
+
+    return derivatives
+
+
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [*(("isotropic", name) for name in REDUCTIONS), ("integers", "mean"), ("product", "sine")],
+)
+def test_second_derivatives_in_every_order(name, reduction, x64):
+    inputs, cotangent = made(HEADS[name])
+    found, expected = (
+        second_derivatives(function, HEADS[name], inputs, REDUCTIONS[reduction])
+        for function in (blocks, plain)
+    )
+    # Equal cotangents: the sums are rescaled, and yet they vary with each cotangent on its own.
+    for ct in (cotangent, jnp.full_like(cotangent, 0.7)):
+        same(found(ct), expected(ct), 1e-9, 1e-10)
+
+
+def test_third_derivatives(x64):
+    head = HEADS["isotropic"]
+    (hidden, kernel, bias, y, weight), cotangent = made(head)
+
+    def third(function):
+        def along(t):
+            nats = function(head, hidden, kernel + t * jnp.cos(kernel), bias, y, weight)
+            return jnp.sum(jnp.full_like(cotangent, 0.3) * nats)
+
+        return jax.jit(jax.grad(jax.grad(jax.grad(along))))(0.1)
+
+    np.testing.assert_allclose(third(blocks), third(plain), rtol=1e-9)
+
+
+def test_forward_mode_is_refused_by_blocks_and_right_for_the_whole(x64):
+    head = HEADS["full"]
+    inputs, _ = made(head)
+    tangents = jax.tree.map(jnp.cos, inputs)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(functools.partial(blocks, head), inputs, tangents)
+    whole = functools.partial(blocks, head, size=11)
+    same(
+        jax.jvp(whole, inputs, tangents),
+        jax.jvp(functools.partial(plain, head), inputs, tangents),
+    )
+
+
+def test_only_what_is_asked_for_is_computed():
+    head = HEADS["isotropic"]
+    (hidden, kernel, bias, y, weight), _ = made(head)
+
+    def products(function, *args):
+        return str(jax.make_jaxpr(function)(*args)).count("= dot_general[")
+
+    def loss(hidden, kernel, bias, y):
+        return jnp.sum(blocks(head, hidden, kernel, bias, y, weight))
+
+    args = (hidden, kernel, bias, y)
+    # The products over no rows, with which sums begin, are counted too: raw outputs, and dW.
+    begin = 1
+    assert products(loss, *args) == 1 + begin
+    assert products(jax.grad(loss, 0), *args) == 2 + begin
+    assert products(jax.grad(loss, 3), *args) == 1 + begin
+    # The layer's: raw outputs and dW, and both again in the branch of unlike cotangents.
+    assert products(jax.grad(loss, (1, 2)), *args) == 2 * (2 + begin + 1)
+    assert products(jax.grad(loss, (0, 1, 2)), *args) == 3 + begin + 1 + (2 + begin + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CountingHead:
+    """A head that says when it is evaluated."""
+
+    inner: mdn.GaussianHead
+    calls: list = dataclasses.field(compare=False)
+
+    @property
+    def num_outputs(self):
+        return self.inner.num_outputs
+
+    def nll(self, raw, y):
+        if raw.size:
+            jax.debug.callback(lambda _: self.calls.append(1), raw.sum())
+        return self.inner.nll(raw, y)
+
+
+@pytest.mark.parametrize(
+    ("times", "blocks_seen"),
+    [("one", 3), ("mask", 3), ("count", 3), ("rows", 6), ("infinite", 6)],
+)
+def test_sums_are_formed_anew_only_for_unlike_cotangents(times, blocks_seen):
+    calls = []
+    head = CountingHead(HEADS["isotropic"], calls)
+    (hidden, kernel, bias, y, weight), ct = made(head.inner)
+    mask = jnp.sign(weight)
+    cotangents = {
+        "one": jnp.ones_like(ct),
+        "mask": mask / mask.sum(),  # of a step that weights with the mask once more
+        "count": jnp.full_like(ct, 1 / 3),
+        "rows": ct,
+        "infinite": jnp.ones_like(ct).at[0].set(jnp.inf),  # at a row of weight 0: NaN is due
+    }
+
+    def loss(kernel):
+        nats = mdn.linear_nll(head, hidden, kernel, bias, y, weight=mask, block_size=4)
+        return jnp.sum(cotangents[times] * nats)
+
+    found = jax.block_until_ready(jax.jit(jax.grad(loss))(kernel))
+    jax.effects_barrier()
+    assert len(calls) == blocks_seen
+
+    def reference(kernel):
+        return jnp.sum(cotangents[times] * plain(head.inner, hidden, kernel, bias, y, mask))
+
+    np.testing.assert_allclose(found, jax.grad(reference)(kernel), rtol=1e-5, atol=1e-6)
+
+
+def test_vmap(x64):
+    head = HEADS["full"]
+    inputs, cotangent = made(head, (3, 7))
+    kernels = jnp.stack([inputs[1], inputs[1] + 1, -inputs[1]])
+    inputs = (inputs[0], kernels, *inputs[2:])
+
+    def each(function):
+        def loss(ct, *args):
+            return jnp.sum(ct * function(head, *args))
+
+        grads = jax.vmap(jax.grad(loss, (1, 2, 3, 4, 5)), in_axes=(0, 0, 0, None, 0, 0))
+        # One lane with equal cotangents, two without.
+        return jax.jit(grads)(cotangent.at[1].set(0.4), *inputs)
+
+    same(each(blocks), each(plain))
+
+
+@pytest.mark.parametrize(
+    ("hidden_batch", "y_batch", "weight_batch"),
+    [
+        ((), (), ()),
+        ((), (7,), (1,)),
+        ((7,), (), (7,)),
+        ((2, 3), (2, 3), (3,)),
+        ((2, 1), (5, 1, 3), ()),
+        ((5, 1, 3), (2, 1), (2, 3)),
+        ((0,), (0,), (0,)),
+        ((3, 0, 2), (2,), (2,)),
+    ],
+)
+def test_batches_broadcast(hidden_batch, y_batch, weight_batch, x64):
+    head = HEADS["strokes"]
+    rng = np.random.default_rng(1)
+    (_, kernel, bias, _, _), _ = made(head)
+    # The pen may have a batch shape of its own.
+    pen_batch = y_batch if len(y_batch) > len(hidden_batch) else y_batch[-1:]
+    y = targets(rng, head, y_batch) | {"pen_up": rng.uniform(size=pen_batch)}
+    inputs = (
+        rng.normal(size=(*hidden_batch, WIDTH)),
+        kernel,
+        bias,
+        y,
+        rng.uniform(size=weight_batch),
+    )
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    weight = jnp.broadcast_to(inputs[4], np.broadcast_shapes(hidden_batch, y_batch, weight_batch))
+
+    def expected(*args):
+        return plain(head, *args[:4], jnp.broadcast_to(args[4], weight.shape))
+
+    found, expected = (
+        pulled_back(functools.partial(blocks, head), inputs),
+        pulled_back(expected, inputs),
+    )
+    for ct in (1.0, jnp.asarray(rng.normal(size=weight.shape))):
+        assert found(ct)[0].shape == weight.shape
+        same(found(ct), expected(ct))
+
+
+def test_an_event_is_not_taken_for_a_batch(x64):
+    # Two rows and a target of two dimensions: [2] is one target, and every row's.
+    head = HEADS["isotropic"]
+    (hidden, kernel, bias, y, _), _ = made(head, (2,))
+    found = mdn.linear_nll(head, hidden, kernel, bias, y[0], block_size=1)
+    np.testing.assert_allclose(found, plain(head, hidden, kernel, bias, y[0], 1.0), rtol=1e-12)
+
+
+def test_without_weight(x64):
+    head = HEADS["diagonal"]
+    (hidden, kernel, bias, y, _), cotangent = made(head)
+
+    def without(*args):
+        return mdn.linear_nll(head, *args, block_size=4)
+
+    def ones(*args):
+        return plain(head, *args, 1.0)
+
+    found, expected = (pulled_back(f, (hidden, kernel, bias, y)) for f in (without, ones))
+    for ct in (cotangent, 1.0):
+        same(found(ct), expected(ct))
+
+
+@pytest.mark.parametrize(
+    ("hidden_dtype", "kernel_dtype", "tolerance"),
+    [
+        (jnp.bfloat16, jnp.bfloat16, 2e-2),  # 8 bits: G enters its products rounded
+        (jnp.float16, jnp.float16, 1e-3),  # 11 bits: only the results are rounded
+        (jnp.bfloat16, jnp.float32, 1e-2),
+        (jnp.float32, jnp.float32, 1e-5),
+    ],
+)
+def test_narrow_dtypes(hidden_dtype, kernel_dtype, tolerance):
+    head = HEADS["full"]
+    # Rows alike: sums of 8 bits would stop growing at some hundred of them.
+    inputs, cotangent = jax.tree.map(
+        lambda x: jnp.tile(x, (32,) + (1,) * (x.ndim - 1)) if len(x) == 64 else x,
+        made(head, (64,)),
+    )
+    dtypes = (hidden_dtype, kernel_dtype, kernel_dtype, jnp.float32, jnp.float32)
+    inputs = tuple(x.astype(dtype) for x, dtype in zip(inputs, dtypes, strict=True))
+    pull_back = pulled_back(functools.partial(blocks, head, size=100), inputs)
+    cotangents = (jnp.abs(cotangent), jnp.full_like(cotangent, 1 / 2048))
+    results = [pull_back(ct) for ct in cotangents]
+    with jax.enable_x64(True):
+        wide = tuple(jnp.asarray(np.asarray(x, np.float64)) for x in inputs)
+        expected = pulled_back(functools.partial(plain, head), wide)
+        for ct, (nats, grads) in zip(cotangents, results, strict=True):
+            exact, exact_grads = expected(np.asarray(ct, np.float64))
+            assert nats.dtype == jnp.float32
+            np.testing.assert_allclose(nats, exact, rtol=1e-4, atol=1e-4)
+            for g, e, x in zip(grads, exact_grads, inputs, strict=True):
+                assert g.dtype == x.dtype
+                error = np.linalg.norm(np.asarray(g, np.float64) - np.asarray(e))
+                assert error < tolerance * np.linalg.norm(e)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e3, 1e18, 1e37])
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full"])
+def test_finite_for_finite_raw_outputs(scale, covariance):
+    head = gaussian(covariance)
+    rng = np.random.default_rng(0)
+    bias = jnp.asarray(rng.uniform(-1, 1, head.num_outputs) * scale, jnp.float32)
+    hidden = jnp.asarray(rng.normal(size=(4096, WIDTH)) / 8, jnp.float32)
+    kernel = jnp.ones((WIDTH, head.num_outputs))
+    y = jnp.asarray(rng.uniform(-1, 1, (4096, 2)) * scale, jnp.float32)
+
+    def mean(hidden, kernel, bias, y):
+        return jnp.mean(mdn.linear_nll(head, hidden, kernel, bias, y, block_size=100) / 4096)
+
+    nats = mdn.linear_nll(head, hidden, kernel, bias, y, block_size=100)
+    assert np.all(np.isfinite(nats))
+    for g in jax.grad(mean, range(4))(hidden, kernel, bias, y):
+        assert np.all(np.isfinite(g))
+
+
+def test_a_mean_is_finite_where_the_sum_is_not():
+    # Two needles at opposite sides of y, for 2^10 rows: each row's gradient is near the largest.
+    head = mdn.GaussianHead(num_components=1, dim=1)
+    hidden, kernel = jnp.ones((1024, 1)), jnp.zeros((1, 3))
+    bias, y = jnp.array([0.0, -80.0, 0.0]), jnp.full((1024, 1), 30.0)
+
+    def mean(bias):
+        return jnp.mean(mdn.linear_nll(head, hidden, kernel, bias, y, block_size=100))
+
+    each = mdn.nll_gradient(head, bias, y[0])
+    assert 1e36 < abs(each[2]) < 3.4e38 < 1024 * float(abs(each[2]))
+    np.testing.assert_allclose(jax.grad(mean)(bias), each, rtol=1e-5)
+
+
+@pytest.mark.parametrize("row", [0, 4, 10])
+def test_nan_stays_in_its_row_and_in_what_all_rows_share(row):
+    head = HEADS["isotropic"]
+    inputs, _ = made(head)
+    hidden, kernel, bias, y, _ = jax.tree.map(jnp.float32, inputs)
+    hidden = hidden.at[row].set(jnp.nan)
+
+    def loss(*args):
+        nats = mdn.linear_nll(head, *args, block_size=4)
+        return jnp.sum(nats), nats
+
+    grads, nats = jax.grad(loss, range(4), has_aux=True)(hidden, kernel, bias, y)
+    others = np.arange(11) != row
+    for x in (nats, grads[0], grads[3]):
+        np.testing.assert_array_equal(np.isnan(x).reshape(11, -1).any(1), ~others)
+    assert np.all(np.isnan(grads[1]))
+    assert np.all(np.isnan(grads[2]))
+
+
+@pytest.mark.parametrize("outside", ["one number", "by row"])
+def test_rows_of_weight_zero_leave_exactly_nothing(outside):
+    head = HEADS["full"]
+    inputs, ct = made(head)
+    hidden, kernel, bias, y, weight = jax.tree.map(jnp.float32, inputs)
+    weight = weight.at[jnp.array([0, 5, 8, 10])].set(0)
+    ct = jnp.float32(ct) if outside == "by row" else jnp.float32(0.3)
+
+    def loss(hidden, y, kernel, bias):
+        return jnp.sum(ct * blocks(head, hidden, kernel, bias, y, weight))
+
+    away = (weight == 0)[:, None]
+    value, grads = jax.value_and_grad(loss, range(4))(hidden, y, kernel, bias)
+    other = jax.value_and_grad(loss, range(4))(
+        jnp.where(away, 1e5, hidden), jnp.where(away, -1e4, y), kernel, bias
+    )
+    for a, b in zip(jax.tree.leaves((value, grads)), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for g in grads[:2]:
+        np.testing.assert_array_equal(np.asarray(g)[np.asarray(weight) == 0], 0)
+
+
+def test_raw_outputs_never_exist_whole():
+    head = mdn.GaussianHead(num_components=16, dim=64)  # 1056 outputs
+    shapes = ((8192, 32), (32, head.num_outputs), (head.num_outputs,), (8192, 64), (8192,))
+    args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    raw = 4 * 8192 * head.num_outputs
+
+    def temporary(function, *args):
+        return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+    def loss(*args):
+        return jnp.mean(blocks(head, *args, size=256))
+
+    def layer(*args):
+        return jax.grad(loss, (0, 1, 2))(*args)
+
+    def weighted_after(*args):
+        return jnp.mean(args[4] * mdn.linear_nll(head, *args[:4], block_size=256))
+
+    def curvature(*args):
+        return jax.jvp(layer, args, args)[1]
+
+    def reversed_twice(*args):
+        return jax.vjp(layer, *args)[1](args[:3])
+
+    everything = (0, 1, 2, 3, 4)
+    assert temporary(jax.grad(lambda *a: jnp.mean(plain(head, *a)), everything), *args) > 2 * raw
+    assert temporary(loss, *args) < raw / 8
+    assert temporary(jax.grad(loss, everything), *args) < raw / 4
+    assert temporary(jax.grad(weighted_after, (0, 1, 2)), *args) < raw / 2
+    assert temporary(curvature, *args) < raw
+    assert temporary(reversed_twice, *args) < raw
+
+
+def test_the_default_is_whole_where_blocks_do_not_pay():
+    def in_loop(rows, width, dim):
+        head = mdn.GaussianHead(num_components=20, dim=dim)
+        shapes = ((rows, width), (width, head.num_outputs), (head.num_outputs,), (rows, dim))
+        args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        jaxpr = str(jax.make_jaxpr(functools.partial(mdn.linear_nll, head))(*args))
+        found = jaxpr.split(f",{head.num_outputs}] = dot_general[")[1:]
+        return "scan[" in jaxpr, [line for line in found if line]
+
+    assert not in_loop(2**16, 512, 2)[0]  # narrow
+    assert not in_loop(2**12, 512, 98)[0]  # small: 2000 outputs, 32.8 MB
+    assert in_loop(2**14, 512, 98)[0]
+
+
+def test_what_does_not_fit_is_named():
+    head = HEADS["isotropic"]
+    (hidden, kernel, bias, y, weight), _ = made(head)
+    call = functools.partial(mdn.linear_nll, head)
+    with pytest.raises(ValueError, match=r"linear_nll: kernel .* \(4, 12\).* got shape \(12, 4\)"):
+        call(hidden, kernel.T, bias, y)
+    with pytest.raises(ValueError, match=r"linear_nll: bias .* \(12,\) .* got shape \(11,\)"):
+        call(hidden, kernel, bias[1:], y)
+    with pytest.raises(ValueError, match=r"linear_nll: weight .* \(11,\), got shape \(2, 11\)"):
+        call(hidden, kernel, bias, y, weight=jnp.stack([weight, weight]))
+    with pytest.raises(ValueError, match=r"linear_nll: weight .* \(11,\), got shape \(3,\)"):
+        call(hidden, kernel, bias, y, weight=weight[:3])
+    with pytest.raises(ValueError, match=r"linear_nll: block_size .* int >= 1, got 0"):
+        call(hidden, kernel, bias, y, block_size=0)
+    with pytest.raises(ValueError, match=r"GaussianHead.nll: y must be .* got shape \(11, 3\)"):
+        call(hidden, kernel, bias, jnp.zeros((11, 3)), block_size=4)
+
+
+# Few steps, each waited for: simulated devices on two cores may wait for each other for ever.
+SCRIPT = """
+    import json, re
+    import jax
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_enable_x64", True)
+    import jax.numpy as jnp, numpy as np
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+    import mdnjax as mdn
+
+    HEAD = mdn.GaussianHead(num_components=3, dim=2)
+    ROWS = P("batch")
+    SPECS = (ROWS, P(), P(), ROWS, ROWS)
+
+    def made(rows):
+        rng = np.random.default_rng(0)
+        shapes = ((rows, 6), (6, HEAD.num_outputs), (HEAD.num_outputs,), (rows, 2))
+        arrays = [rng.normal(size=shape) / 2 for shape in shapes]
+        return (*arrays, rng.uniform(0.5, 1, size=rows))
+
+    def shared(*args):
+        nats = mdn.linear_nll(HEAD, *args[:4], weight=args[4], block_size=5)
+        return nats.sum(), args[4].sum()
+
+    def by_row(*args):
+        return (args[4] * mdn.linear_nll(HEAD, *args[:4], block_size=5)).sum(), args[4].sum()
+
+    def reference(hidden, kernel, bias, y, weight):
+        return (weight * mdn.nll(HEAD, hidden @ kernel + bias, y)).sum() / weight.sum()
+
+    def in_loops(text):
+        # The computations that a while runs, and what those call.
+        pattern = r"\\n(?:ENTRY )?%?([\\w.-]+) \\([^\\n]*\\{\\n(.*?)\\n\\}"
+        bodies = dict(re.findall(pattern, text, re.S))
+        names = set(re.findall(r"(?:body|condition)=%?([\\w.-]+)", text))
+        found, left = "", list(names)
+        while left:
+            body = bodies[left.pop()]
+            found += body
+            new = set(re.findall(r"(?:calls|to_apply|body)=%?([\\w.-]+)", body)) - names
+            names |= new
+            left += new
+        assert names and "dot" in found
+        return found
+
+    COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+    def count(text):
+        return {name: len(re.findall(rf" {name}(?:-start)?\\(", text)) for name in COLLECTIVES}
+
+    found = {}
+    for rows in (16 * 8, 13 * 8):
+        args = made(rows)
+        expected = jax.value_and_grad(reference, range(5))(*args)
+        for kind in ("Auto", "Explicit", "checked", "unchecked"):
+            types = (AxisType.Explicit if kind == "Explicit" else AxisType.Auto,)
+            mesh = jax.make_mesh((8,), ("batch",), axis_types=types)
+            for loss in (shared, by_row):
+                if kind in ("Auto", "Explicit"):
+                    def mean(*args, loss=loss):
+                        total, count = loss(*args)
+                        return total / count
+                    given = [
+                        jax.device_put(a, NamedSharding(mesh, s))
+                        for a, s in zip(args, SPECS, strict=True)
+                    ]
+                else:
+                    def mean(*args, loss=loss):
+                        total, count = jax.lax.psum(loss(*args), "batch")
+                        return total / count
+                    mean = jax.shard_map(
+                        mean, mesh=mesh, in_specs=SPECS, out_specs=P(), check_vma=kind == "checked"
+                    )
+                    given = args
+                with jax.set_mesh(mesh):
+                    step = jax.jit(jax.value_and_grad(mean, range(5)))
+                    text = step.lower(*given).compile().as_text()
+                    result = jax.block_until_ready(step(*given))
+                worst = max(
+                    float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
+                    for a, b in zip(*map(jax.tree.leaves, (expected, result)), strict=True)
+                )
+                found[f"{rows} {kind} {loss.__name__}"] = {
+                    "worst": worst, "all": count(text), "loops": count(in_loops(text)),
+                }
+    print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def eight_devices():
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_eight_devices_compute_as_one(eight_devices):
+    assert len(eight_devices) == 16
+    for name, found in eight_devices.items():
+        assert found["worst"] < 1e-12, name
+
+
+def test_no_row_travels_and_sums_are_added_over_devices_once(eight_devices):
+    for name, found in eight_devices.items():
+        assert not any(found["loops"].values()), name
+        assert found["all"].pop("all-reduce") > 0, name
+        assert not any(found["all"].values()), name
