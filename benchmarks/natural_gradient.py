@@ -280,7 +280,7 @@ def compare(problem: Problem) -> dict[str, Any]:
     """Tunes and runs every rule on a problem; prints its table."""
     print(f"\n{problem.name}: {problem.steps:,} steps of {problem.batch}", flush=True)
     heads = (*(f"steps to {goal:g}" for goal in problem.goals), "final nll", "after plain")
-    line = "  {:11}" + "{:>26}" * 4
+    line = "  {:11}" + "{:>28}" * 4
     print(line.format("", *heads))
     grid = [Setting(*pair) for pair in itertools.product(problem.rates, CLIPS)]
     starts = [problem.init(seed) for seed in SEEDS]
