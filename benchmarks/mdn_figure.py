@@ -41,7 +41,7 @@ def figure(rows: list[Row]) -> "matplotlib.figure.Figure":
     swept = [row for row in rows if row["section"] == "sweep" and OURS in row["seconds"]]
     if not alone and not swept:
         raise ValueError('figure: rows: expected some of "alone" or "sweep" with mdnjax, got none.')
-    top = 0.24 * len(alone) + 0.9 if alone else 0.0
+    top = max(0.27 * len(alone) + 0.7, 1.9) if alone else 0.0
     bottom = 2.9 if swept else 0.0
     with style.house_style():
         made = style.new_figure(8.0, top + bottom)
@@ -77,11 +77,11 @@ def _draw_alone(ax: "matplotlib.axes.Axes", rows: list[Row]) -> None:
     ax.grid(axis="y")
     ax.set_axisbelow(True)
     kinds = [(row["covariance"], row["batch"], row["components"], row["dim"]) for row in rows]
-    labels = [f"{kind}, B {b:,}, K {k}, D {d}" for kind, b, k, d in kinds]
+    labels = [f"{kind}  ({b:,}, {k}, {d})" for kind, b, k, d in kinds]
     ax.set_yticks([-n for n in range(len(rows))], labels)
     ax.set_ylim(0.6 - len(rows), 0.6)
     ax.tick_params(axis="y", length=0)
-    ax.set_title("Value and gradient: times as long as mdnjax takes")
+    ax.set_title("Value and gradient, (B, K, D): times as long as mdnjax takes")
     ax.figure.legend(
         loc="outside right upper", frameon=False, fontsize=8, handletextpad=0.3, labelspacing=0.7
     )

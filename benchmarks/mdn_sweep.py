@@ -34,7 +34,7 @@ VALUES = {
     "D": (1, 2, 4, 8, 16, 32, 64, 128),
 }
 QUICK_BASES = {"B": (0, 3, 2), "K": (64, 0, 2), "D": (64, 3, 0)}
-QUICK_VALUES = {"B": (64, 256), "K": (1, 3), "D": (1, 2)}
+QUICK_VALUES = {"B": (64, 256), "K": (3,), "D": (2,)}
 
 SMALL = (32, 256, 2048)  # examples a step
 SMALL_STEPS = 500

@@ -1,0 +1,280 @@
+"""The benchmark of the loss: its formulas are right, agree with ours, and the whole of it runs."""
+
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+SIZES = [(4, 3, 1), (5, 2, 3)]
+COVARIANCES = ("isotropic", "diagonal", "full")
+
+
+def neighbour(name):
+    """A file of benchmarks/; they import one another by name."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+alone = neighbour("mdn_alone")
+figure = neighbour("mdn_figure")
+formulas = neighbour("mdn_formulas")
+gates = neighbour("mdn_gates")
+limits = neighbour("mdn_limits")
+measure = neighbour("measure")
+peers = neighbour("mdn_peers")
+race = neighbour("mdn_race")
+steps = neighbour("mdn_steps")
+sweep = neighbour("mdn_sweep")
+
+SHAPES = [formulas.Shape(*size, covariance) for covariance in COVARIANCES for size in SIZES]
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+QUICK = race.Settings(rounds=1, quick=True, peers=(), covariances=("full",))
+
+
+def oracle(shape, mixtures, y):
+    """-log p(y) by SciPy, from covariance matrices."""
+    result = np.empty(shape.batch)
+    for b in range(shape.batch):
+        joint = special.log_softmax(mixtures.logits[b])
+        for k in range(shape.components):
+            factor = np.eye(shape.dim)
+            if shape.entries:
+                factor[np.triu_indices(shape.dim, 1)] = mixtures.upper[b, k]
+            scale = np.broadcast_to(mixtures.log_scale[b, k], (shape.dim,))
+            factor = np.exp(-scale)[:, None] * factor
+            normal = stats.multivariate_normal(mixtures.loc[b, k], np.linalg.inv(factor.T @ factor))
+            joint[k] += normal.logpdf(y[b])
+        result[b] = -special.logsumexp(joint)
+    return result
+
+
+def gradient(formula, problem):
+    mixtures, y = problem
+    raw = jnp.asarray(formula.pack(mixtures))
+    loss, found = jax.jit(formula.loss_and_gradient)(raw, formula.targets(y))
+    return loss, formula.unpack(found)
+
+
+def require_close(found, expected, tolerance):
+    for name, its, theirs in zip(found._fields, found, expected, strict=True):
+        if its is not None:
+            np.testing.assert_allclose(its, theirs, rtol=0, atol=tolerance, err_msg=name)
+
+
+@each_shape
+def test_plain_is_right(shape, x64):
+    mixtures, y = problem = formulas.random_problem(shape, dtype=np.float64)
+    plain = formulas.plain(shape)
+    nats = oracle(shape, mixtures, y)
+    np.testing.assert_allclose(plain.nll(plain.pack(mixtures), y), nats, rtol=1e-12)
+    # One derivative of each kind, by a central difference of SciPy's.
+    _, found = gradient(plain, problem)
+    for field in [f for f in mixtures._fields if getattr(mixtures, f).size]:
+        one = np.zeros_like(getattr(mixtures, field))
+        one.reshape(-1)[one.size // 2] = 1e-6
+        above, below = (
+            oracle(shape, mixtures._replace(**{field: getattr(mixtures, field) + sign * one}), y)
+            for sign in (1, -1)
+        )
+        difference = np.sum(above - below) / 2e-6
+        derivative = np.asarray(getattr(found, field)).reshape(-1)[one.size // 2]
+        np.testing.assert_allclose(derivative, difference, atol=1e-7, err_msg=field)
+
+
+@each_shape
+def test_all_formulas_agree_in_float64(shape, x64):
+    mixtures, _ = problem = formulas.random_problem(shape, dtype=np.float64)
+    loss, expected = gradient(formulas.plain(shape), problem)
+    for formula in [race.ours(shape), *formulas.candidates(shape)]:
+        its_loss, found = gradient(formula, problem)
+        np.testing.assert_allclose(its_loss, loss, rtol=1e-12, err_msg=formula.name)
+        require_close(found, expected, 1e-12)
+        require_close(formula.unpack(formula.pack(mixtures)), mixtures, 0)
+
+
+def test_blocks_are_the_whole():
+    shape = formulas.Shape(12, 4, 2, "full")
+    whole = next(f for f in formulas.candidates(shape) if f.name == "dimension by dimension")
+    blocks = type(whole)(whole.name, whole.pack, whole.unpack, whole.nll, block=4)
+    problem = formulas.random_problem(shape)
+    (loss, expected), (its, found) = gradient(whole, problem), gradient(blocks, problem)
+    np.testing.assert_allclose(its, loss, rtol=1e-6)
+    require_close(found, expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_peers_agree(name, covariance):
+    shape = formulas.Shape(6, 4, 3, covariance)
+    problem = formulas.random_problem(shape)
+    found = {race.PLAIN: race.contestant(formulas.plain(shape), problem)}
+    settings = race.Settings(peers=(name,))
+    with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
+        warnings.simplefilter("ignore")  # what packages have to say at import
+        found |= race.peers(shape, problem, found[race.PLAIN], settings)
+    if isinstance(found[name], str):
+        assert "Error" in found[name]
+        assert not found[name].startswith("AssertionError")
+        pytest.skip(found[name])
+    race.require_agreement(found, tolerance=1e-4)
+
+
+def test_a_peer_that_is_missing_says_so(monkeypatch):
+    shape = formulas.Shape(4, 2, 2)
+    problem = formulas.random_problem(shape)
+    missing = peers.Peer("no_such_package", peers.PEERS["numpyro"].formula)
+    monkeypatch.setitem(peers.PEERS, "numpyro", missing)
+    reference = race.contestant(formulas.plain(shape), problem)
+    found = race.peers(shape, problem, reference, race.Settings(peers=("numpyro",)))
+    assert found == {"numpyro": "ModuleNotFoundError: No module named 'no_such_package'"}
+
+
+def test_on_a_gpu_torch_takes_part_twice():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("says what is missing where there is no GPU")
+    shape = formulas.Shape(4, 2, 2)
+    problem = formulas.random_problem(shape)
+    reference = race.contestant(formulas.plain(shape), problem)
+    settings = race.Settings(platform="gpu", peers=("torch",))
+    found = race.peers(shape, problem, reference, settings)
+    assert set(found) == {"torch", "torch, compiled"}
+    assert all(isinstance(why, str) for why in found.values())
+
+
+def test_a_peer_that_disagrees_says_so(monkeypatch):
+    shape = formulas.Shape(4, 2, 2)
+    problem = formulas.random_problem(shape)
+    wrong = peers.Peer("math", lambda *_: lambda parts, y: 1 + 0 * parts.logits[:, 0])
+    monkeypatch.setitem(peers.PEERS, "numpyro", wrong)
+    reference = race.contestant(formulas.plain(shape), problem)
+    found = race.peers(shape, problem, reference, race.Settings(peers=("numpyro",)))
+    assert "numpyro: loss" in found["numpyro"] or "Not equal" in found["numpyro"]
+
+
+def test_disagreement_ends_the_benchmark():
+    shape = formulas.Shape(4, 2, 2)
+    problem = formulas.random_problem(shape)
+    plain = race.contestant(formulas.plain(shape), problem)
+    right = plain.gradient()
+    for factor, what in ((2.0, "logits differs"), (1.0, None)):
+        wrong = race.Contestant(
+            "wrong", lambda f=factor: (right[0], f * right[1]), None, plain.unpack
+        )
+        if what is None:
+            race.require_agreement({race.PLAIN: plain, "wrong": wrong})
+        else:
+            with pytest.raises(AssertionError, match=what):
+                race.require_agreement({race.PLAIN: plain, "wrong": wrong})
+
+
+def test_ours_missing_is_a_row_and_plain_the_measure(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mdnjax", None)
+    row = alone.measure(formulas.Shape(8, 2, 2), race.Settings(rounds=1, peers=()))
+    alone.print_row(row)
+    assert row["reference"] == race.PLAIN
+    assert race.OURS in row["missing"]
+    assert row["ratio"]["gradient"][race.PLAIN] == 1
+    assert "not measured: ModuleNotFoundError" in capsys.readouterr().out
+
+
+def test_counts_of_outputs_exponentials_and_traffic():
+    assert formulas.Shape(1, 20, 2).outputs == 80
+    assert formulas.Shape(1, 20, 2).exponentials == 3 * 20 + 2
+    for covariance in ("diagonal", "full"):
+        assert formulas.Shape(1, 20, 2, covariance).exponentials == (2 + 2) * 20 + 2
+    for shape in SHAPES:
+        assert shape.outputs == race.ours(shape).pack(formulas.random_problem(shape)[0]).shape[1]
+    assert limits.traffic(formulas.Shape(65536, 20, 2)) == 65536 * 648
+    assert limits.copy_traffic(formulas.Shape(65536, 20, 2)) == 65536 * 640
+
+
+def test_a_slow_contestant_has_fewer_rounds(monkeypatch):
+    count = {"slow": 0, "quick": 0}
+    cost = {"slow": 5.0, "quick": 0.1}
+    now = [0.0]
+
+    def contestant(name):
+        def run():
+            count[name] += 1
+            now[0] += cost[name]
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure.time, "perf_counter", lambda: now[0])
+        runs = {name: contestant(name) for name in cost}
+        seconds = measure.interleaved(runs, rounds=8, warmup=2, pause=0, patience=4)
+    assert {name: len(times) for name, times in seconds.items()} == {"slow": 3, "quick": 8}
+    assert count == {"slow": 1 + 3, "quick": 2 + 8}
+    assert measure.ratio(seconds["slow"], seconds["quick"]).median == pytest.approx(50)
+
+
+def test_gates():
+    ratio = {race.PLAIN: 4.1, race.BEST: 0.9, "numpyro": 7.0, limits.SUMMED: 0.4}
+    row = {"section": "alone", "reference": race.OURS, "covariance": "isotropic"}
+    row |= {"batch": 65536, "components": 20, "dim": 2}
+    row["ratio"] = {"gradient": ratio | {limits.WRITTEN: 0.6}}
+    found = {(gate.what.split(": ")[1], gate.bound): gate for gate in gates.gates([row])}
+    assert found[f"{race.PLAIN} / ours", 4.0].holds
+    assert not found[f"{race.BEST} / ours", 0.95].holds
+    assert found["numpyro / ours", 6.0].holds
+    assert not found["numpyro / ours", 8.0].holds
+    floor = found["ours / exponentials", 2.0]  # the floor is the faster of the two ways
+    assert floor.value == pytest.approx(1 / 0.4)
+    assert floor.aim
+    assert not floor.holds
+    wide = {"section": "widest", "contestant": "default", "ratio": [1.3, 1.1, 1.0]}
+    wide |= {"rows": 8, "hidden": 8, "components": 2, "dim": 2}
+    wide |= {"temporary_bytes": 5, "plain_temporary_bytes": 100}
+    assert [gate.value for gate in gates.gates([wide])] == [1.1, 0.05]
+    assert all(gate.holds for gate in gates.gates([wide]))
+
+
+def test_steps_and_products_agree_and_are_measured(capsys):
+    (row,), (other,) = steps.step(QUICK), steps.hessian(QUICK)
+    assert set(row["seconds"]) == {race.OURS, race.PLAIN, race.BEST, steps.PRODUCTS}
+    assert set(other["seconds"]) == {race.OURS, race.PLAIN}
+    assert other["equal"]
+    capsys.readouterr()
+
+
+def test_small_batches_under_one_scan(capsys):
+    (row,) = sweep.small(QUICK)
+    assert set(row["seconds"]) == {race.OURS, race.PLAIN, race.BEST}
+    assert "us a step" in capsys.readouterr().out
+
+
+def test_figure_wants_rows():
+    with pytest.raises(ValueError, match="rows"):
+        figure.figure([])
+
+
+def test_quick_runs_and_writes(tmp_path):
+    """The program itself, without the slow packages."""
+    command = [sys.executable, BENCHMARKS / "mdn_gradients.py", "--quick", "--rounds", "1"]
+    command += ["--covariance", "isotropic", "--only", "alone", "sweep", "--peers"]
+    command += ["--json", tmp_path / "rows.json", "--figure", tmp_path / "rows.png"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = json.loads((tmp_path / "rows.json").read_text())
+    assert {row["section"] for row in written["rows"]} == {"alone", "sweep"}
+    (row,) = [row for row in written["rows"] if row["section"] == "alone"]
+    expected = {race.OURS, race.PLAIN, race.BEST, limits.COPY, limits.SUMMED, limits.WRITTEN}
+    assert set(row["seconds"]["gradient"]) == expected
+    assert row["temporary_bytes"][race.OURS] is not None
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    assert "value and gradient, times that of mdnjax" in done.stdout
