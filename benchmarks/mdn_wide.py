@@ -145,7 +145,7 @@ def print_wide(rows: Sequence[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(row["contestant"] for row in rows))
     print("milliseconds of plain, median (quartiles), and how many times as long; megabytes")
     titles = ["rows, H, P, P/H", "plain", *names[1:], *(f"MB {name}" for name in names[:3])]
-    print("{:32}{:>24}{:>10}{:>11}{:>16}{:>10}{:>12}{:>14}".format(*titles))
+    print("{:38}{:>28}{:>10}{:>11}{:>16}{:>10}{:>12}{:>14}".format(*titles))
     for n in range(0, len(rows), len(names)):
         group = rows[n : n + len(names)]
         first = group[0]
@@ -156,7 +156,7 @@ def print_wide(rows: Sequence[dict[str, Any]]) -> None:
         for row in group[:3]:
             size = row["temporary_bytes"]
             cells.append("-" if size is None else f"{size / 1e6:.0f}")
-        print("{:32}{:>24}{:>10}{:>11}{:>16}{:>10}{:>12}{:>14}".format(*cells))
+        print("{:38}{:>28}{:>10}{:>11}{:>16}{:>10}{:>12}{:>14}".format(*cells))
 
 
 if __name__ == "__main__":
