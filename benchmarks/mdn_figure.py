@@ -1,11 +1,20 @@
-"""The figure of the loss's benchmarks: everybody's time beside ours, and how cost grows."""
+"""The figure of the loss's benchmarks: everybody's time beside ours, and how cost grows.
 
+python benchmarks/mdn_figure.py rows.json [more.json ...] figure.png
+
+draws what several runs of mdn_gradients.py have written, say one for each covariance.
+"""
+
+import json
+import pathlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import mdn_limits
 import numpy as np
 from mdn_race import BEST, OURS, PLAIN
 
+from mdnjax import plotting
 from mdnjax.plotting import style
 
 if TYPE_CHECKING:
@@ -29,6 +38,12 @@ MARKS = {
 }
 COLORS = {OURS: style.BLUE, PLAIN: style.ORANGE, BEST: GREEN}
 AXES = {"B": "examples, B", "K": "components, K", "D": "dimensions, D"}
+
+
+def main() -> None:
+    *sources, target = (pathlib.Path(argument) for argument in sys.argv[1:])
+    rows = [row for source in sources for row in json.loads(source.read_text("utf-8"))["rows"]]
+    plotting.save(figure(rows), target, dpi=150.0)
 
 
 def figure(rows: list[Row]) -> "matplotlib.figure.Figure":
@@ -121,3 +136,7 @@ def _powers(ax: "matplotlib.axes.Axes", x: list[int]) -> None:
     ax.set_xticks(shown, [f"{v // 1024}k" if v % 1024 == 0 else f"{v}" for v in shown])
     ax.minorticks_off()
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+if __name__ == "__main__":
+    main()
