@@ -453,6 +453,20 @@ def test_a_mean_is_finite_where_the_sum_is_not():
     np.testing.assert_allclose(jax.grad(mean)(bias), each, rtol=1e-5)
 
 
+def test_a_gradient_of_float16_may_come_from_larger_ones():
+    # dE/dmu = -e^12 for every row, more than the largest float16; the mean's share of it is less.
+    head = mdn.GaussianHead(num_components=1, dim=1)
+    hidden, kernel = jnp.ones((64, 1), jnp.float16), jnp.ones((1, 3), jnp.float16)
+    bias, y = jnp.array([0.0, -7.0, 0.0]), jnp.full((64, 1), 2.0)
+    pull_back = pulled_back(
+        lambda hidden: mdn.linear_nll(head, hidden, kernel, bias, y, block_size=10), (hidden,)
+    )
+    found = pull_back(1 / 64)[1][0]
+    expected = np.sum(mdn.nll_gradient(head, bias + 1, y[0])) / 64
+    assert found.dtype == jnp.float16
+    np.testing.assert_allclose(np.float32(found), np.full((64, 1), expected), rtol=1e-3)
+
+
 @pytest.mark.parametrize("row", [0, 4, 10])
 def test_nan_stays_in_its_row_and_in_what_all_rows_share(row):
     head = HEADS["isotropic"]
