@@ -9,6 +9,9 @@ beyond, they go through dense matrices, which costs about as much and compiles t
 (D = 64, value and gradient on CPU: half a second for ten).
 """
 
+import itertools
+from collections.abc import Iterator
+
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
@@ -21,16 +24,22 @@ def num_entries(dim: int) -> int:
     return dim * (dim - 1) // 2
 
 
-_LARGEST_UNROLLED = 8
+LARGEST_UNROLLED = 8
 
 
 def _dim(upper: Array) -> int:
     return (1 + int(np.sqrt(1 + 8 * upper.shape[-2]))) // 2
 
 
+def _entries(upper: Array, dim: int) -> Iterator[tuple[tuple[int, int], Array]]:
+    """(i, j) and R_ij, `[..., 1, K]`, in the order in which they are packed."""
+    for n, place in enumerate(itertools.combinations(range(dim), 2)):
+        yield place, upper[..., n : n + 1, :]
+
+
 def _product(a: Array, b: Array, dim: int) -> Array:
     limit = float(jnp.finfo(a.dtype).max) / (8 * dim)
-    return jnp.clip(a * b, -limit, limit)
+    return jnp.minimum(jnp.maximum(a * b, -limit), limit)
 
 
 def _position(dim: int) -> np.ndarray:
@@ -46,48 +55,37 @@ def _dense(upper: Array, dim: int) -> Array:
     return jnp.concatenate([upper, zero], axis=-2)[..., _position(dim), :]
 
 
-def multiply(upper: Array, x: Array) -> Array:
-    """(I + R) x, `[..., D, K]`."""
-    dim = x.shape[-2]
-    if dim > _LARGEST_UNROLLED:
-        return x + jnp.sum(_product(_dense(upper, dim), x[..., None, :, :], dim), axis=-2)
-    rows = [x[..., i : i + 1, :] for i in range(dim)]
-    start = 0
-    for i in range(dim - 1):
-        stop = start + dim - 1 - i
-        terms = _product(upper[..., start:stop, :], x[..., i + 1 :, :], dim)
-        rows[i] = rows[i] + jnp.sum(terms, axis=-2, keepdims=True)
-        start = stop
-    return jnp.concatenate(rows, axis=-2)
+def multiply(upper: Array, x: list[Array]) -> list[Array]:
+    """(I + R) x."""
+    dim = _dim(upper)
+    if dim > LARGEST_UNROLLED:
+        (whole,) = x
+        return [whole + jnp.sum(_product(_dense(upper, dim), whole[..., None, :, :], dim), axis=-2)]
+    rows = list(x)
+    for (i, j), entry in _entries(upper, dim):
+        rows[i] = rows[i] + _product(entry, x[j], dim)
+    return rows
 
 
-def multiply_transposed(upper: Array, x: Array) -> Array:
-    """(I + R)^T x, `[..., D, K]`."""
-    dim = x.shape[-2]
-    if dim > _LARGEST_UNROLLED:
-        return x + jnp.sum(_product(_dense(upper, dim), x[..., :, None, :], dim), axis=-3)
-    row, column = np.triu_indices(dim, 1)
-    by_column = upper if dim <= 2 else upper[..., np.lexsort((row, column)), :]
-    columns = [x[..., j : j + 1, :] for j in range(dim)]
-    start = 0
-    for j in range(1, dim):
-        terms = _product(by_column[..., start : start + j, :], x[..., :j, :], dim)
-        columns[j] = columns[j] + jnp.sum(terms, axis=-2, keepdims=True)
-        start += j
-    return jnp.concatenate(columns, axis=-2)
+def multiply_transposed(upper: Array, x: list[Array]) -> list[Array]:
+    """(I + R)^T x."""
+    dim = _dim(upper)
+    if dim > LARGEST_UNROLLED:
+        (whole,) = x
+        return [whole + jnp.sum(_product(_dense(upper, dim), whole[..., :, None, :], dim), axis=-3)]
+    columns = list(x)
+    for (i, j), entry in _entries(upper, dim):
+        columns[j] = columns[j] + _product(entry, x[i], dim)
+    return columns
 
 
-def outer(x: Array, y: Array) -> Array:
-    """x_i y_j for i < j, packed."""
-    dim = x.shape[-2]
-    if dim == 1:
-        return x[..., :0, :]
-    if dim > _LARGEST_UNROLLED:
-        row, column = np.triu_indices(dim, 1)
-        return _product(x[..., row, :], y[..., column, :], dim)
-    y_of_row = [y[..., i + 1 :, :] for i in range(dim - 1)]
-    x_of_row = [jnp.broadcast_to(x[..., i : i + 1, :], ys.shape) for i, ys in enumerate(y_of_row)]
-    return _product(jnp.concatenate(x_of_row, axis=-2), jnp.concatenate(y_of_row, axis=-2), dim)
+def outer(x: list[Array], y: list[Array]) -> list[Array]:
+    """x_i y_j for i < j, in blocks whose concatenation is packed."""
+    if len(x) == 1:
+        row, column = np.triu_indices(x[0].shape[-2], 1)
+        return [_product(x[0][..., row, :], y[0][..., column, :], x[0].shape[-2])]
+    dim = len(x)
+    return [_product(x[i], y[j], dim) for i in range(dim) for j in range(i + 1, dim)]
 
 
 def unit_upper(packed: Array) -> Array:
@@ -102,7 +100,7 @@ def unit_upper(packed: Array) -> Array:
 def solve_unit_upper(packed: Array, x: Array) -> Array:
     """Solves (I + R) y = x for y `[..., D]`, from entries on the last axis."""
     dim = x.shape[-1]
-    if dim > _LARGEST_UNROLLED:
+    if dim > LARGEST_UNROLLED:
         return solve_triangular(unit_upper(packed), x[..., None], unit_diagonal=True)[..., 0]
     # Back substitution over the whole batch at once; on CPU the solver takes matrix by matrix.
     y = x[..., dim - 1 :]

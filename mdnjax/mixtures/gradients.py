@@ -33,7 +33,9 @@ are finite and straight-through: exp(-s), z, those products and terms saturate, 
 are the formulas above at the saturated values. The log-determinant uses s itself.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -63,14 +65,18 @@ class Parameters(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """What one pass over the components leaves behind."""
+    """What one pass over the components leaves behind.
+
+    Vectors over the dimensions are blocks `[..., 1 or D, K]`, see `_blocks`.
+    """
 
     log_prob: Array  # [...]
     weights: Array  # [..., K], pi
     responsibilities: Array  # [..., K], gamma
-    delta: Array  # [..., D, K], y - mu
-    inverse_scale: Array  # [..., 1 or D, K], exp(-s)
-    z: Array  # [..., D, K]
+    delta: list[Array]  # y - mu
+    inverse_scale: list[Array]  # exp(-s); isotropic: one of [..., 1, K]
+    z: list[Array]
+    square: Array  # [..., K], |z|^2
 
 
 def shifted_logits(logits: Array) -> Array:
@@ -79,22 +85,51 @@ def shifted_logits(logits: Array) -> Array:
     A logit of -inf is a weight of zero. Where all are -inf nothing tells the components apart,
     and they get equal weights.
     """
-    largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    return jnp.where(largest == -jnp.inf, jnp.zeros_like(logits), logits - largest)
+    # As the lowest number -inf is still nothing beside any other logit, and less itself is 0.
+    logits = jnp.maximum(logits, -_largest(logits.dtype))
+    return logits - lax.stop_gradient(_fold(jnp.maximum, logits))
 
 
 def log_softmax(logits: Array) -> Array:
     """Normalised log-weights, with finite derivatives at -inf."""
     shifted = shifted_logits(logits)
-    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
+    log_weights = shifted - jnp.log(_fold(jnp.add, jnp.exp(shifted)))
+    return jnp.where(logits == -jnp.inf, logits, log_weights)
+
+
+_FEW = 8
+"""Numbers that are summed one by one: on CPU a reduction over so few costs more than they do."""
+
+
+def _fold(combine: Callable[[Array, Array], Array], x: Array) -> Array:
+    """The sum (`jnp.add`) or the largest (`jnp.maximum`) of the components: `[..., 1]`."""
+    if x.shape[-1] > _FEW:
+        reduce = jnp.sum if combine is jnp.add else jnp.max
+        return reduce(x, axis=-1, keepdims=True)
+    return functools.reduce(combine, jnp.split(x, x.shape[-1], axis=-1))
 
 
 def _clip(x: Array, limit: float) -> Array:
-    return jnp.clip(x, -limit, limit)
+    return jnp.minimum(jnp.maximum(x, -limit), limit)
 
 
 def _largest(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).max)
+
+
+def _blocks(x: Array) -> list[Array]:
+    """`[..., D, K]` dimension by dimension, `[..., 1, K]` each; whole where D is large."""
+    dim = x.shape[-2]
+    return jnp.split(x, dim, axis=-2) if 1 < dim <= triangular.LARGEST_UNROLLED else [x]
+
+
+def _sum_of_squares(x: Array) -> Array:
+    """Over the dimensions: `[..., D, K]` -> `[..., K]`."""
+    dim = x.shape[-2]
+    if dim > _FEW:
+        return jnp.sum(x * x, axis=-2)
+    rows = [x[..., i, :] for i in range(dim)]
+    return functools.reduce(jnp.add, [row * row for row in rows])
 
 
 def posterior(parameters: Parameters, y: Array) -> Posterior:
@@ -109,34 +144,43 @@ def posterior(parameters: Parameters, y: Array) -> Posterior:
     """
     logits, log_scale, loc, upper = parameters
     dim = loc.shape[-2]
+    isotropic = log_scale.shape[-2] < dim
     largest = _largest(loc.dtype)
     # |z| <= sqrt(largest / (4 D)) keeps |z|^2 summed over D dimensions a quarter of the largest.
     z_limit = math.sqrt(largest / (4 * max(dim, 64)))
     # exp(-s) is a normal number, and so is its inverse, up to here: 87 in float32.
     s_limit = float(math.floor(-math.log(float(jnp.finfo(loc.dtype).tiny))))
 
-    inverse_scale = jnp.exp(-_clip(log_scale, s_limit))
+    log_scales = _blocks(log_scale)
+    inverse_scale = [jnp.exp(-_clip(s, s_limit)) for s in log_scales]
     delta = y[..., :, None] - loc
+    # One scale for all dimensions is best taken to all of them at once.
+    deltas = [delta] if isotropic else _blocks(delta)
     if upper is None:
-        z = _clip(delta * inverse_scale, z_limit)
+        scaled = deltas
     else:
-        delta = _clip(delta, largest)
-        z = _clip(triangular.multiply(upper, delta) * inverse_scale, z_limit)
+        deltas = [_clip(d, largest) for d in deltas]
+        scaled = triangular.multiply(upper, deltas)
+    z = [_clip(u * r, z_limit) for u, r in zip(scaled, inverse_scale, strict=True)]
 
+    square = functools.reduce(jnp.add, [_sum_of_squares(block) for block in z])
     repeats = dim // log_scale.shape[-2]
-    log_det = repeats * jnp.sum(_clip(log_scale, largest / (4 * dim)), axis=-2)
-    log_normal = -0.5 * jnp.sum(z * z, axis=-2) - (log_det + 0.5 * dim * math.log(2 * math.pi))
+    log_det = repeats * functools.reduce(
+        jnp.add, [jnp.sum(_clip(s, largest / (4 * dim)), axis=-2) for s in log_scales]
+    )
+    log_normal = -0.5 * square - (log_det + 0.5 * dim * math.log(2 * math.pi))
 
     # exp of the logits serves both pi and its normaliser: each exponential is taken once.
     shifted = shifted_logits(logits)
     unnormalised = jnp.exp(shifted)
-    normaliser = jnp.sum(unnormalised, axis=-1, keepdims=True)
+    normaliser = _fold(jnp.add, unnormalised)
     log_joint = shifted + log_normal
-    peak = lax.stop_gradient(jnp.max(log_joint, axis=-1, keepdims=True))
+    peak = lax.stop_gradient(_fold(jnp.maximum, log_joint))
     share = jnp.exp(log_joint - peak)
-    total = jnp.sum(share, axis=-1, keepdims=True)
+    total = _fold(jnp.add, share)
     log_prob = (peak + (jnp.log(total) - jnp.log(normaliser)))[..., 0]
-    return Posterior(log_prob, unnormalised / normaliser, share / total, delta, inverse_scale, z)
+    weights, gamma = unnormalised * (1 / normaliser), share * (1 / total)
+    return Posterior(log_prob, weights, gamma, deltas, inverse_scale, z, square)
 
 
 def log_prob_gradient(
@@ -157,21 +201,25 @@ def log_prob_gradient(
     _, log_scale, loc, upper = parameters
     gamma = at.responsibilities[..., None, :]
     dim = loc.shape[-2]
-    limit = _largest(loc.dtype) / (8 * dim)
+    # Small enough for a sum over the components, and over a row of R.
+    limit = _largest(loc.dtype) / (8 * dim * loc.shape[-1])
 
-    v = _clip(at.z * at.inverse_scale, limit)
-    squares = at.z * at.z
+    v = [_clip(gamma * r * z, limit) for z, r in zip(at.z, at.inverse_scale, strict=True)]
     if log_scale.shape[-2] < dim:
-        d_log_scale = gamma * (jnp.sum(squares, axis=-2, keepdims=True) - dim)
+        d_log_scale = gamma * (at.square[..., None, :] - dim)
     else:
-        d_log_scale = gamma * (squares - 1)
+        d_log_scale = _join([gamma * (z * z - 1) for z in at.z])
     if upper is None:
-        d_loc, d_upper = gamma * v, None
+        d_loc, d_upper = _join(v), None
     else:
-        d_loc = gamma * triangular.multiply_transposed(upper, v)
-        d_upper = -gamma * triangular.outer(v, at.delta)
+        d_loc = _join(triangular.multiply_transposed(upper, v))
+        d_upper = _join([-block for block in triangular.outer(v, at.delta)])
     d_parameters = Parameters(at.responsibilities - at.weights, d_log_scale, d_loc, d_upper)
     return d_parameters, -jnp.sum(d_loc, axis=-1) if with_y else None
+
+
+def _join(blocks: list[Array]) -> Array:
+    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=-2)
 
 
 @jax.custom_jvp
