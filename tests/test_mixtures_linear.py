@@ -258,6 +258,20 @@ def test_only_what_is_asked_for_is_computed():
     assert products(jax.grad(loss, (0, 1, 2)), *args) == 3 + begin + 1 + (2 + begin + 1)
 
 
+@pytest.mark.parametrize("argument", range(5))
+def test_the_derivative_by_one_argument_alone(argument, x64):
+    head = HEADS["full"]
+    inputs, cotangent = made(head)
+
+    def with_one(function):
+        def of_one(value):
+            return function(head, *inputs[:argument], value, *inputs[argument + 1 :])
+
+        return pulled_back(of_one, inputs[argument : argument + 1])
+
+    same(with_one(blocks)(cotangent), with_one(plain)(cotangent))
+
+
 @dataclasses.dataclass(frozen=True)
 class CountingHead:
     """A head that says when it is evaluated."""

@@ -346,7 +346,7 @@ def _loop(
 
         block_nats, pull_back = jax.vjp(loss, raw, [y[n] for n in wanted_y])
         nats = write(nats, block_nats)
-        if not any((wanted.hidden, wanted.kernel, wanted.bias, *wanted_y)):
+        if not (wanted.hidden or wanted.kernel or wanted.bias or wanted_y):
             return (nats, grads), None
         d_raw, d_y = pull_back(jnp.ones_like(block_nats) if factor is None else read(factor))
         d_y = [write(grads.y[n], leaf) for n, leaf in zip(wanted_y, d_y, strict=True)]
