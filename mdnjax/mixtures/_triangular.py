@@ -1,19 +1,18 @@
 """Strictly upper triangular matrices R, packed, with the components on the last axis.
 
-The entries stand row by row: R_01, R_02, ..., R_0D, R_12, ... . Vectors are `[..., D, K]`, packed
-matrices `[..., D(D-1)/2, K]`, and every product saturates where a sum of D of them could overflow,
-so that no inf - inf can arise.
-
-Up to D = 8 the products go row by row and touch no zero, which is fastest but is traced D times;
-beyond, they go through dense matrices, which costs about as much and compiles twenty times faster
-(D = 64, value and gradient on CPU: half a second for ten).
+The entries stand row by row: R_01, R_02, ..., R_0D, R_12, ... . Vectors and packed matrices come
+in blocks of rows `[..., *, K]`: up to D = 16 a row is a block, the products go entry by entry and
+touch no zero, which is fastest but is traced once an entry; beyond, all rows are one block, the
+products go through dense matrices, and compile far sooner. Every product saturates where a sum of D
+of them could overflow, so that no inf - inf can arise.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from mdnjax._types import Array
@@ -24,22 +23,16 @@ def num_entries(dim: int) -> int:
     return dim * (dim - 1) // 2
 
 
-LARGEST_UNROLLED = 8
+LARGEST_UNROLLED = 16
 
 
 def _dim(upper: Array) -> int:
     return (1 + int(np.sqrt(1 + 8 * upper.shape[-2]))) // 2
 
 
-def _entries(upper: Array, dim: int) -> Iterator[tuple[tuple[int, int], Array]]:
-    """(i, j) and R_ij, `[..., 1, K]`, in the order in which they are packed."""
-    for n, place in enumerate(itertools.combinations(range(dim), 2)):
-        yield place, upper[..., n : n + 1, :]
-
-
 def _product(a: Array, b: Array, dim: int) -> Array:
     limit = float(jnp.finfo(a.dtype).max) / (8 * dim)
-    return jnp.minimum(jnp.maximum(a * b, -limit), limit)
+    return jnp.clip(a * b, -limit, limit)
 
 
 def _position(dim: int) -> np.ndarray:
@@ -55,37 +48,57 @@ def _dense(upper: Array, dim: int) -> Array:
     return jnp.concatenate([upper, zero], axis=-2)[..., _position(dim), :]
 
 
-def multiply(upper: Array, x: list[Array]) -> list[Array]:
-    """(I + R) x."""
-    dim = _dim(upper)
-    if dim > LARGEST_UNROLLED:
-        (whole,) = x
-        return [whole + jnp.sum(_product(_dense(upper, dim), whole[..., None, :, :], dim), axis=-2)]
+def blocks(x: Array, dim: int) -> tuple[Array, ...]:
+    """Rows on the axis before the last, one by one; all together where D is large."""
+    heights = block_heights(x.shape[-2], dim)
+    return tuple(lax.split(x, heights, axis=x.ndim - 2)) if heights else ()
+
+
+def block_heights(num_rows: int, dim: int) -> tuple[int, ...]:
+    """How many rows each of the `blocks` has."""
+    if dim <= LARGEST_UNROLLED:
+        return (1,) * num_rows
+    return (num_rows,) if num_rows else ()
+
+
+def multiply(upper: Sequence[Array], x: Sequence[Array]) -> list[Array]:
+    """(I + R) x, of blocks."""
+    if len(x) == 1:
+        ((packed,), (whole,), dim) = (upper, x, x[0].shape[-2])
+        return [
+            whole + jnp.sum(_product(_dense(packed, dim), whole[..., None, :, :], dim), axis=-2)
+        ]
     rows = list(x)
-    for (i, j), entry in _entries(upper, dim):
-        rows[i] = rows[i] + _product(entry, x[j], dim)
+    for (i, j), entry in zip(_places(len(x)), upper, strict=True):
+        rows[i] = rows[i] + _product(entry, x[j], len(x))
     return rows
 
 
-def multiply_transposed(upper: Array, x: list[Array]) -> list[Array]:
-    """(I + R)^T x."""
-    dim = _dim(upper)
-    if dim > LARGEST_UNROLLED:
-        (whole,) = x
-        return [whole + jnp.sum(_product(_dense(upper, dim), whole[..., :, None, :], dim), axis=-3)]
+def multiply_transposed(upper: Sequence[Array], x: Sequence[Array]) -> list[Array]:
+    """(I + R)^T x, of blocks."""
+    if len(x) == 1:
+        ((packed,), (whole,), dim) = (upper, x, x[0].shape[-2])
+        return [
+            whole + jnp.sum(_product(_dense(packed, dim), whole[..., :, None, :], dim), axis=-3)
+        ]
     columns = list(x)
-    for (i, j), entry in _entries(upper, dim):
-        columns[j] = columns[j] + _product(entry, x[i], dim)
+    for (i, j), entry in zip(_places(len(x)), upper, strict=True):
+        columns[j] = columns[j] + _product(entry, x[i], len(x))
     return columns
 
 
-def outer(x: list[Array], y: list[Array]) -> list[Array]:
-    """x_i y_j for i < j, in blocks whose concatenation is packed."""
+def outer(x: Sequence[Array], y: Sequence[Array]) -> list[Array]:
+    """x_i y_j for i < j, of blocks, packed."""
     if len(x) == 1:
-        row, column = np.triu_indices(x[0].shape[-2], 1)
-        return [_product(x[0][..., row, :], y[0][..., column, :], x[0].shape[-2])]
-    dim = len(x)
-    return [_product(x[i], y[j], dim) for i in range(dim) for j in range(i + 1, dim)]
+        dim = x[0].shape[-2]
+        row, column = np.triu_indices(dim, 1)
+        return [_product(x[0][..., row, :], y[0][..., column, :], dim)]
+    return [_product(x[i], y[j], len(x)) for i, j in _places(len(x))]
+
+
+def _places(dim: int) -> Iterator[tuple[int, int]]:
+    """(i, j) of the entries, in the order in which they are packed."""
+    return itertools.combinations(range(dim), 2)
 
 
 def unit_upper(packed: Array) -> Array:

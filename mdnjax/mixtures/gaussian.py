@@ -234,12 +234,14 @@ class GaussianMixture:
 
 def parameters(mix: GaussianMixture) -> Parameters:
     """The mixture as the likelihood's core reads it: components last, dimension by dimension."""
-    log_scale = mix.log_scale[..., None] if mix.covariance_kind == "isotropic" else mix.log_scale
+    loc = jnp.swapaxes(mix.loc, -2, -1)
+    if mix.covariance_kind == "isotropic":
+        return Parameters(mix.log_weights, (mix.log_scale[..., None, :],), (loc,), ())
     return Parameters(
         mix.log_weights,
-        jnp.swapaxes(log_scale, -2, -1),
-        jnp.swapaxes(mix.loc, -2, -1),
-        None if mix.upper is None else jnp.swapaxes(mix.upper, -2, -1),
+        triangular.blocks(jnp.swapaxes(mix.log_scale, -2, -1), mix.dim),
+        triangular.blocks(loc, mix.dim),
+        () if mix.upper is None else triangular.blocks(jnp.swapaxes(mix.upper, -2, -1), mix.dim),
     )
 
 

@@ -35,7 +35,7 @@ are the formulas above at the saturated values. The log-determinant uses s itsel
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -49,87 +49,95 @@ from mdnjax.mixtures import _triangular as triangular
 class Parameters(NamedTuple):
     """A mixture as the core reads it: components on the last axis, dimension by dimension.
 
-    So laid out, sums over the event are sums of whole vectors of components.
+    So laid out, sums over the event are sums of whole vectors of components. Rows come in the
+    blocks of `triangular.blocks`: one by one, or all together where they are many. The isotropic
+    kind has its centres in one block, since one scale is best taken to all of them at once.
 
     Attributes:
         logits: `[..., K]`.
-        log_scale: `[..., 1, K]` (isotropic) or `[..., D, K]`.
-        loc: `[..., D, K]`.
-        upper: `[..., D(D-1)/2, K]`, the entries of R (full), or None.
+        log_scale: Blocks `[..., *, K]` of one row (isotropic) or D rows.
+        loc: Blocks of D rows.
+        upper: Blocks of D(D-1)/2 rows, the entries of R (full), or none.
     """
 
     logits: Array
-    log_scale: Array
-    loc: Array
-    upper: Array | None
+    log_scale: tuple[Array, ...]
+    loc: tuple[Array, ...]
+    upper: tuple[Array, ...]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return sum(block.shape[-2] for block in self.loc)
+
+    @property
+    def is_isotropic(self) -> bool:
+        """Whether all dimensions share one log-scale."""
+        return sum(block.shape[-2] for block in self.log_scale) < self.dim
 
 
 class Posterior(NamedTuple):
-    """What one pass over the components leaves behind.
-
-    Vectors over the dimensions are blocks `[..., 1 or D, K]`, see `_blocks`.
-    """
+    """What one pass over the components leaves behind; blocks are those of the parameters."""
 
     log_prob: Array  # [...]
     weights: Array  # [..., K], pi
     responsibilities: Array  # [..., K], gamma
-    delta: list[Array]  # y - mu
-    inverse_scale: list[Array]  # exp(-s); isotropic: one of [..., 1, K]
-    z: list[Array]
+    delta: list[Array]  # blocks of y - mu
+    inverse_scale: list[Array]  # blocks of exp(-s)
+    z: list[Array]  # blocks
     square: Array  # [..., K], |z|^2
 
 
-def shifted_logits(logits: Array) -> Array:
+def log_softmax(logits: Array) -> Array:
+    """Normalised log-weights, with finite derivatives at -inf.
+
+    Where all logits are -inf nothing tells the components apart, and they get equal weights.
+    """
+    largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    shifted = jnp.where(largest == -jnp.inf, jnp.zeros_like(logits), logits - largest)
+    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
+
+
+def _shifted(logits: Array) -> Array:
     """Logits minus their maximum, so that exp cannot overflow and at least one of them is 0.
 
-    A logit of -inf is a weight of zero. Where all are -inf nothing tells the components apart,
-    and they get equal weights.
+    A logit of -inf is a weight of zero. As the lowest number it still is, beside any other, and
+    where there is no other all are equal, as in `log_softmax`.
     """
-    # As the lowest number -inf is still nothing beside any other logit, and less itself is 0.
     logits = jnp.maximum(logits, -_largest(logits.dtype))
     return logits - lax.stop_gradient(_fold(jnp.maximum, logits))
 
 
-def log_softmax(logits: Array) -> Array:
-    """Normalised log-weights, with finite derivatives at -inf."""
-    shifted = shifted_logits(logits)
-    log_weights = shifted - jnp.log(_fold(jnp.add, jnp.exp(shifted)))
-    return jnp.where(logits == -jnp.inf, logits, log_weights)
-
-
-_FEW = 8
-"""Numbers that are summed one by one: on CPU a reduction over so few costs more than they do."""
+_FEW_COMPONENTS, _FEW_DIMENSIONS = 24, 8
+"""Summed one by one: on CPU a reduction over so few costs more than they do."""
 
 
 def _fold(combine: Callable[[Array, Array], Array], x: Array) -> Array:
     """The sum (`jnp.add`) or the largest (`jnp.maximum`) of the components: `[..., 1]`."""
-    if x.shape[-1] > _FEW:
+    if x.shape[-1] > _FEW_COMPONENTS:
         reduce = jnp.sum if combine is jnp.add else jnp.max
         return reduce(x, axis=-1, keepdims=True)
     return functools.reduce(combine, jnp.split(x, x.shape[-1], axis=-1))
 
 
 def _clip(x: Array, limit: float) -> Array:
-    return jnp.minimum(jnp.maximum(x, -limit), limit)
+    return jnp.clip(x, -limit, limit)
 
 
 def _largest(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).max)
 
 
-def _blocks(x: Array) -> list[Array]:
-    """`[..., D, K]` dimension by dimension, `[..., 1, K]` each; whole where D is large."""
-    dim = x.shape[-2]
-    return jnp.split(x, dim, axis=-2) if 1 < dim <= triangular.LARGEST_UNROLLED else [x]
+def _add(terms: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, terms)
 
 
 def _sum_of_squares(x: Array) -> Array:
     """Over the dimensions: `[..., D, K]` -> `[..., K]`."""
     dim = x.shape[-2]
-    if dim > _FEW:
+    if dim > _FEW_DIMENSIONS:
         return jnp.sum(x * x, axis=-2)
-    rows = [x[..., i, :] for i in range(dim)]
-    return functools.reduce(jnp.add, [row * row for row in rows])
+    return _add(x[..., i, :] * x[..., i, :] for i in range(dim))
 
 
 def posterior(parameters: Parameters, y: Array) -> Posterior:
@@ -142,45 +150,42 @@ def posterior(parameters: Parameters, y: Array) -> Posterior:
     Returns:
         The `Posterior`.
     """
-    logits, log_scale, loc, upper = parameters
-    dim = loc.shape[-2]
-    isotropic = log_scale.shape[-2] < dim
-    largest = _largest(loc.dtype)
+    dim, dtype = parameters.dim, parameters.logits.dtype
+    largest = _largest(dtype)
     # |z| <= sqrt(largest / (4 D)) keeps |z|^2 summed over D dimensions a quarter of the largest.
     z_limit = math.sqrt(largest / (4 * max(dim, 64)))
     # exp(-s) is a normal number, and so is its inverse, up to here: 87 in float32.
-    s_limit = float(math.floor(-math.log(float(jnp.finfo(loc.dtype).tiny))))
+    s_limit = float(math.floor(-math.log(float(jnp.finfo(dtype).tiny))))
 
-    log_scales = _blocks(log_scale)
-    inverse_scale = [jnp.exp(-_clip(s, s_limit)) for s in log_scales]
-    delta = y[..., :, None] - loc
-    # One scale for all dimensions is best taken to all of them at once.
-    deltas = [delta] if isotropic else _blocks(delta)
-    if upper is None:
-        scaled = deltas
+    inverse_scale = [jnp.exp(-_clip(s, s_limit)) for s in parameters.log_scale]
+    heights = [block.shape[-2] for block in parameters.loc]
+    targets = lax.split(y[..., :, None], heights, axis=y.ndim - 1)
+    delta = [t - mu for t, mu in zip(targets, parameters.loc, strict=True)]
+    if parameters.upper:
+        delta = [_clip(block, largest) for block in delta]
+        scaled = triangular.multiply(parameters.upper, delta)
     else:
-        deltas = [_clip(d, largest) for d in deltas]
-        scaled = triangular.multiply(upper, deltas)
+        scaled = delta
     z = [_clip(u * r, z_limit) for u, r in zip(scaled, inverse_scale, strict=True)]
 
-    square = functools.reduce(jnp.add, [_sum_of_squares(block) for block in z])
-    repeats = dim // log_scale.shape[-2]
-    log_det = repeats * functools.reduce(
-        jnp.add, [jnp.sum(_clip(s, largest / (4 * dim)), axis=-2) for s in log_scales]
-    )
-    log_normal = -0.5 * square - (log_det + 0.5 * dim * math.log(2 * math.pi))
+    square = _add(_sum_of_squares(block) for block in z)
+    log_det = _add(jnp.sum(_clip(s, largest / (4 * dim)), axis=-2) for s in parameters.log_scale)
+    repeats = dim if parameters.is_isotropic else 1
+    log_normal = -0.5 * square - (repeats * log_det + 0.5 * dim * math.log(2 * math.pi))
 
     # exp of the logits serves both pi and its normaliser: each exponential is taken once.
-    shifted = shifted_logits(logits)
+    shifted = _shifted(parameters.logits)
     unnormalised = jnp.exp(shifted)
     normaliser = _fold(jnp.add, unnormalised)
     log_joint = shifted + log_normal
     peak = lax.stop_gradient(_fold(jnp.maximum, log_joint))
     share = jnp.exp(log_joint - peak)
     total = _fold(jnp.add, share)
-    log_prob = (peak + (jnp.log(total) - jnp.log(normaliser)))[..., 0]
+    # It cannot saturate here. But a clamp ends what XLA:CPU takes into a library kernel when the
+    # caller sums over examples, and all of the above is no work for that kernel.
+    log_prob = _clip((peak + (jnp.log(total) - jnp.log(normaliser)))[..., 0], largest)
     weights, gamma = unnormalised * (1 / normaliser), share * (1 / total)
-    return Posterior(log_prob, weights, gamma, deltas, inverse_scale, z, square)
+    return Posterior(log_prob, weights, gamma, delta, inverse_scale, z, square)
 
 
 def log_prob_gradient(
@@ -198,28 +203,25 @@ def log_prob_gradient(
     Returns:
         The derivatives, shaped as the parameters, and `[..., D]` (or None).
     """
-    _, log_scale, loc, upper = parameters
+    dim, num_components = parameters.dim, parameters.logits.shape[-1]
     gamma = at.responsibilities[..., None, :]
-    dim = loc.shape[-2]
     # Small enough for a sum over the components, and over a row of R.
-    limit = _largest(loc.dtype) / (8 * dim * loc.shape[-1])
+    limit = _largest(gamma.dtype) / (8 * dim * num_components)
 
     v = [_clip(gamma * r * z, limit) for z, r in zip(at.z, at.inverse_scale, strict=True)]
-    if log_scale.shape[-2] < dim:
-        d_log_scale = gamma * (at.square[..., None, :] - dim)
+    if parameters.is_isotropic:
+        d_log_scale = [gamma * (at.square[..., None, :] - dim)]
     else:
-        d_log_scale = _join([gamma * (z * z - 1) for z in at.z])
-    if upper is None:
-        d_loc, d_upper = _join(v), None
-    else:
-        d_loc = _join(triangular.multiply_transposed(upper, v))
-        d_upper = _join([-block for block in triangular.outer(v, at.delta)])
-    d_parameters = Parameters(at.responsibilities - at.weights, d_log_scale, d_loc, d_upper)
-    return d_parameters, -jnp.sum(d_loc, axis=-1) if with_y else None
-
-
-def _join(blocks: list[Array]) -> Array:
-    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=-2)
+        d_log_scale = [gamma * (z * z - 1) for z in at.z]
+    d_loc, d_upper = v, []
+    if parameters.upper:
+        d_loc = triangular.multiply_transposed(parameters.upper, v)
+        d_upper = [-block for block in triangular.outer(v, at.delta)]
+    d_logits = at.responsibilities - at.weights
+    d_parameters = Parameters(d_logits, tuple(d_log_scale), tuple(d_loc), tuple(d_upper))
+    if not with_y:
+        return d_parameters, None
+    return d_parameters, -jnp.concatenate([jnp.sum(block, axis=-1) for block in d_loc], axis=-1)
 
 
 @jax.custom_jvp

@@ -1,7 +1,8 @@
 """Heads: static descriptions that turn a network's raw outputs into a density."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -116,13 +117,14 @@ class GaussianHead:
         """
         raw = as_float(raw)
         _check_raw("GaussianHead.mixture", raw, self.num_outputs, self)
-        logits, log_scale, loc, upper = self._split(raw)
-        log_scale = jnp.swapaxes(log_scale, -2, -1)
+        logits, log_scale, loc, upper = (
+            jnp.swapaxes(part, -2, -1) for part in self._split(raw, self._rows)
+        )
         return GaussianMixture(
-            log_softmax(logits),
-            jnp.swapaxes(loc, -2, -1),
+            log_softmax(logits[..., 0]),
+            loc,
             log_scale[..., 0] if self.covariance == "isotropic" else log_scale,
-            None if upper is None else jnp.swapaxes(upper, -2, -1),
+            upper if self.covariance == "full" else None,
             self.covariance,
         )
 
@@ -143,8 +145,8 @@ class GaussianHead:
         got = (mix.covariance_kind, mix.num_components, mix.dim)
         expected = (self.covariance, self.num_components, self.dim)
         require(got == expected, "GaussianHead.raw", "mix", f"(kind, K, D) = {got}", f"{expected}")
-        rows = [part for part in gaussian.parameters(mix)[1:] if part is not None]
-        rows = jnp.concatenate([mix.log_weights[..., None, :], *rows], axis=-2)
+        logits, *blocks = jax.tree.leaves(gaussian.parameters(mix))
+        rows = jnp.concatenate([logits[..., None, :], *blocks], axis=-2)
         return rows.reshape(*mix.batch_shape, self.num_outputs)
 
     def nll(
@@ -165,14 +167,23 @@ class GaussianHead:
         raw = as_float(raw)
         _check_raw("GaussianHead.nll", raw, self.num_outputs, self)
         raw, y = broadcast_with("GaussianHead.nll", "raw", raw, raw.shape[:-1], y, self.dim)
-        return -log_likelihood(self._split(raw), y)
+        return -log_likelihood(self._parameters(raw), y)
 
-    def _split(self, raw: Array) -> Parameters:
-        rows = raw.reshape(*raw.shape[:-1], sum(self._rows), self.num_components)
-        logits, log_scale, loc, upper = jax.lax.split(rows, self._rows, axis=rows.ndim - 2)
+    def _parameters(self, raw: Array) -> Parameters:
+        # One split into all blocks: its transpose writes the gradient once, where it belongs.
+        _, *rows = self._rows
+        heights = [triangular.block_heights(n, self.dim) for n in rows]
+        if self.covariance == "isotropic":
+            heights = [(1,), (self.dim,), ()]
+        logits, *blocks = self._split(raw, (1, *itertools.chain(*heights)))
+        parts = iter(blocks)
         return Parameters(
-            logits[..., 0, :], log_scale, loc, upper if self.covariance == "full" else None
+            logits[..., 0, :], *(tuple(itertools.islice(parts, len(h))) for h in heights)
         )
+
+    def _split(self, raw: Array, heights: Sequence[int]) -> list[Array]:
+        rows = raw.reshape(*raw.shape[:-1], sum(self._rows), self.num_components)
+        return jax.lax.split(rows, heights, axis=rows.ndim - 2)
 
 
 @dataclasses.dataclass(frozen=True)
