@@ -23,6 +23,7 @@ from measure import Spread, interleaved, ratio
 
 OURS, PLAIN, BEST = "mdnjax", "plain autodiff", "best autodiff"
 TRIAL = 3  # rounds in which candidates show which is the fastest
+SETTLE = 2  # runs before each timed one: threads awake, memory as its own last run left it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ def best(shape: Shape, problem: tuple[Mixtures, Any]) -> Contestant:
 
 def fastest(runs: Mapping[str, Callable[[], Any]]) -> str:
     """The name of the fastest, in a short trial."""
-    times = interleaved(runs, rounds=TRIAL, warmup=1, pause=0.005)
+    times = interleaved(runs, rounds=TRIAL, warmup=1, pause=0.005, settle=SETTLE)
     return min(times, key=lambda name: float(np.median(times[name])))
 
 
@@ -217,7 +218,9 @@ def race(
     runs: Mapping[str, Callable[[], Any]], settings: Settings, **options: Any
 ) -> dict[str, np.ndarray]:
     """Seconds of each round, by name."""
-    return interleaved(runs, rounds=settings.rounds, patience=settings.patience, **options)
+    return interleaved(
+        runs, rounds=settings.rounds, settle=SETTLE, patience=settings.patience, **options
+    )
 
 
 def ratios(seconds: Mapping[str, np.ndarray], to: str) -> dict[str, float]:

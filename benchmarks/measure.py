@@ -39,6 +39,7 @@ def interleaved(
     rounds: int,
     warmup: int = 3,
     pause: float = 0.02,
+    settle: int = 0,
     patience: float = math.inf,
 ) -> dict[str, np.ndarray]:
     """Times contestants in turn.
@@ -48,6 +49,10 @@ def interleaved(
         rounds: How often each is timed.
         warmup: How often each runs before.
         pause: Seconds of rest before each run, in which other libraries' threads go to sleep.
+        settle: How often each runs after the rest, just before it is timed. Its threads are then
+            awake, and the memory it takes is what its last run left: as in a loop of its own, not
+            as behind a contestant that took and gave back other sizes. Fresh pages from the system
+            can cost more than the work.
         patience: Seconds, in all, after which a slow contestant has had enough: it takes part in
             the first rounds only, at least in three.
 
@@ -66,6 +71,8 @@ def interleaved(
             if len(seconds[name]) >= 3 and sum(seconds[name]) > patience:
                 continue
             time.sleep(pause)
+            for _ in range(settle):
+                run()
             begin = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - begin)
