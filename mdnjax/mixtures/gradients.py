@@ -13,12 +13,12 @@ leaves R alone. With weights pi = softmax(logits),
     log p   = logsumexp_k (log pi_k + log N_k),
     gamma_k = pi_k N_k / p                                       (PRML 5.154, the responsibilities)
 
-and, writing delta = y - mu_k and v_k = exp(-s_k) z_k, the derivatives of the loss E = -log p are
+and, writing delta = y - mu_k and w_k = gamma_k exp(-s_k) z_k, the derivatives of E = -log p are
 
     dE/d logit_k = pi_k - gamma_k                                            (PRML 5.155)
     dE/d s_kd    = gamma_k (1 - z_kd^2)          isotropic: gamma_k (D - |z_k|^2)
-    dE/d mu_k    = -gamma_k (I + R_k)^T v_k      isotropic: gamma_k (mu_k - y) / sigma_k^2  (5.156)
-    dE/d R_kij   = gamma_k v_ki delta_kj         i < j
+    dE/d mu_k    = -(I + R_k)^T w_k              isotropic: gamma_k (mu_k - y) / sigma_k^2  (5.156)
+    dE/d R_kij   = w_ki delta_kj                 i < j
     dE/d y       = -sum_k dE/d mu_k.
 
 PRML (5.157) is the derivative with respect to the *activation* of the width, a = log sigma. The
@@ -27,10 +27,11 @@ respect to sigma, and for one dimension: multiplied by sigma = d sigma / d a, an
 for each of the D dimensions, it is the gamma (D - |z|^2) above.
 
 **Domain.** Value and derivatives are exact to rounding while |s| <= 87 (float32; 708 in float64),
-|z| <= 1e18 (8e152; a little less where D > 64), and y - mu, the products R_ij delta_j, v and the
-terms of a derivative are zero or normal numbers of at most 1/(8 D) of the largest. Outside they
-are finite and straight-through: exp(-s), z, those products and terms saturate, and the derivatives
-are the formulas above at the saturated values. The log-determinant uses s itself.
+|z| <= 1e18 (8e152; a little less where D > 64), and y - mu, the products R_ij delta_j,
+gamma exp(-s), w and the terms of a derivative are zero or normal numbers of at most 1/(8 D K) of
+the largest. Outside they are finite and straight-through: exp(-s), z, those products and terms
+saturate, and the derivatives are the formulas above at the saturated values. The log-determinant
+uses s itself.
 """
 
 import functools
@@ -208,15 +209,15 @@ def log_prob_gradient(
     # Small enough for a sum over the components, and over a row of R.
     limit = _largest(gamma.dtype) / (8 * dim * num_components)
 
-    v = [_clip(gamma * r * z, limit) for z, r in zip(at.z, at.inverse_scale, strict=True)]
+    w = [_clip(gamma * r * z, limit) for z, r in zip(at.z, at.inverse_scale, strict=True)]
     if parameters.is_isotropic:
         d_log_scale = [gamma * (at.square[..., None, :] - dim)]
     else:
         d_log_scale = [gamma * (z * z - 1) for z in at.z]
-    d_loc, d_upper = v, []
+    d_loc, d_upper = w, []
     if parameters.upper:
-        d_loc = triangular.multiply_transposed(parameters.upper, v)
-        d_upper = [-block for block in triangular.outer(v, at.delta)]
+        d_loc = triangular.multiply_transposed(parameters.upper, w)
+        d_upper = [-block for block in triangular.outer(w, at.delta)]
     d_logits = at.responsibilities - at.weights
     d_parameters = Parameters(d_logits, tuple(d_log_scale), tuple(d_loc), tuple(d_upper))
     if not with_y:

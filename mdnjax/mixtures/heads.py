@@ -181,7 +181,7 @@ class GaussianHead:
             logits[..., 0, :], *(tuple(itertools.islice(parts, len(h))) for h in heights)
         )
 
-    def _split(self, raw: Array, heights: Sequence[int]) -> list[Array]:
+    def _split(self, raw: Array, heights: Sequence[int]) -> Sequence[Array]:
         rows = raw.reshape(*raw.shape[:-1], sum(self._rows), self.num_components)
         return jax.lax.split(rows, heights, axis=rows.ndim - 2)
 
