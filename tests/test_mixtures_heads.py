@@ -161,6 +161,15 @@ def test_a_product_is_a_sum_of_nats():
     np.testing.assert_allclose(both, 2 * expected, rtol=1e-6)
 
 
+def test_targets_of_a_product_may_have_batches_of_different_rank():
+    head = mdn.ProductHead(a=mdn.BernoulliHead(), b=mdn.BernoulliHead())
+    raw = np.random.default_rng(0).normal(size=(4, 2))
+    a, b = np.array([0.0, 1.0, 1.0, 0.0]), np.array([[0.0], [1.0], [1.0]])
+    parts = np.logaddexp(0, raw) - raw * np.stack([a, np.ones(4)], axis=1)
+    expected = parts[:, 0] + np.where(b == 1, parts[:, 1], np.logaddexp(0, raw[:, 1]))
+    np.testing.assert_allclose(head.nll(raw, {"a": a, "b": b}), expected, rtol=1e-5)
+
+
 def test_any_head_will_do():
     """The protocol is all that `nll` and `nll_gradient` ask for."""
 

@@ -42,10 +42,13 @@ def _position(dim: int) -> np.ndarray:
     return position
 
 
-def _dense(upper: Array, dim: int) -> Array:
-    """R as `[..., D, D, K]`."""
+def _dense_product(upper: Array, x: Array, *, axis: int) -> Array:
+    """R x (axis -2) or R^T x (axis -3), through R as `[..., D, D, K]`."""
+    dim = x.shape[-2]
     zero = jnp.zeros((*upper.shape[:-2], 1, upper.shape[-1]), upper.dtype)
-    return jnp.concatenate([upper, zero], axis=-2)[..., _position(dim), :]
+    dense = jnp.concatenate([upper, zero], axis=-2)[..., _position(dim), :]
+    # The axis of the product is the other of the two that x does not have.
+    return jnp.sum(_product(dense, jnp.expand_dims(x, -5 - axis), dim), axis=axis)
 
 
 def blocks(x: Array, dim: int) -> tuple[Array, ...]:
@@ -64,10 +67,7 @@ def block_heights(num_rows: int, dim: int) -> tuple[int, ...]:
 def multiply(upper: Sequence[Array], x: Sequence[Array]) -> list[Array]:
     """(I + R) x, of blocks."""
     if len(x) == 1:
-        ((packed,), (whole,), dim) = (upper, x, x[0].shape[-2])
-        return [
-            whole + jnp.sum(_product(_dense(packed, dim), whole[..., None, :, :], dim), axis=-2)
-        ]
+        return [x[0] + _dense_product(upper[0], x[0], axis=-2)]
     rows = list(x)
     for (i, j), entry in zip(_places(len(x)), upper, strict=True):
         rows[i] = rows[i] + _product(entry, x[j], len(x))
@@ -77,10 +77,7 @@ def multiply(upper: Sequence[Array], x: Sequence[Array]) -> list[Array]:
 def multiply_transposed(upper: Sequence[Array], x: Sequence[Array]) -> list[Array]:
     """(I + R)^T x, of blocks."""
     if len(x) == 1:
-        ((packed,), (whole,), dim) = (upper, x, x[0].shape[-2])
-        return [
-            whole + jnp.sum(_product(_dense(packed, dim), whole[..., :, None, :], dim), axis=-3)
-        ]
+        return [x[0] + _dense_product(upper[0], x[0], axis=-3)]
     columns = list(x)
     for (i, j), entry in zip(_places(len(x)), upper, strict=True):
         columns[j] = columns[j] + _product(entry, x[i], len(x))

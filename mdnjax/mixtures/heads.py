@@ -318,12 +318,10 @@ class ProductHead:
             f"a mapping with the keys {sorted(names)}",
         )
         pieces = self.split(raw)
-        first, *others = (
-            _saturate(part.nll(pieces[name], y[name]), len(names)) for name, part in self.parts
-        )
-        for other in others:
-            first = first + other
-        return first
+        nats = [_saturate(part.nll(pieces[name], y[name]), len(names)) for name, part in self.parts]
+        batch = jnp.broadcast_shapes(*(terms.shape for terms in nats))
+        first, *others = (jnp.broadcast_to(terms, batch) for terms in nats)
+        return sum(others, start=first)
 
 
 def _saturate(nats: Array, num_terms: int) -> Array:
