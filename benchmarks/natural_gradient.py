@@ -379,7 +379,7 @@ def draw_curves(results: list[dict[str, Any]], path: pathlib.Path) -> None:
             ax.set(title=result["name"], xlabel="steps")
         figure.axes[0].set_ylabel("held-out nll, nats")
         figure.axes[0].legend(frameon=False)
-        style.save(figure, path)
+        style.save(figure, path, dpi=120.0)
 
 
 def main() -> None:
