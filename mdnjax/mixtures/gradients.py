@@ -36,7 +36,7 @@ uses s itself.
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -99,26 +99,61 @@ def log_softmax(logits: Array) -> Array:
     return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
 
 
-def _shifted(logits: Array) -> Array:
-    """Logits minus their maximum, so that exp cannot overflow and at least one of them is 0.
+_FEW_COMPONENTS, _SHORT_ROW, _MANY_COMPONENTS = 8, 32, 128
+"""What XLA:CPU makes of a loop over so few, fewer than so many, or so many components.
+
+Its compiler unrolls loops over few, and those of little work over a short row; what is left to take
+in vectors then are the examples, whose numbers it has to gather from as many rows. So the largest
+and the sum of few are found one by one, and the exponentials of short rows side by side.
+"""
+
+_FEW_DIMENSIONS = 8
+"""Summed one by one: on CPU a reduction over so few costs more than they do."""
+
+
+def _sum(x: Array) -> Array:
+    """Of the components, `[..., 1]`; one by one, since a reduction works its terms out anew."""
+    if x.shape[-1] > _MANY_COMPONENTS:
+        return jnp.sum(x, axis=-1, keepdims=True)
+    return _add(jnp.split(x, x.shape[-1], axis=-1))
+
+
+def _peak(x: Array) -> Array:
+    """The largest of the components, `[..., 1]`, for subtracting what cancels: constant."""
+    if x.shape[-1] > _FEW_COMPONENTS:
+        largest = jnp.max(x, axis=-1, keepdims=True)
+    else:
+        largest = functools.reduce(jnp.maximum, jnp.split(x, x.shape[-1], axis=-1))
+    return lax.stop_gradient(largest)
+
+
+def _shifted(logits: Array, peak: Array) -> Array:
+    """Logits minus the largest of them, so that exp cannot overflow and at least one of them is 0.
 
     A logit of -inf is a weight of zero. As the lowest number it still is, beside any other, and
     where there is no other all are equal, as in `log_softmax`.
     """
-    logits = jnp.maximum(logits, -_largest(logits.dtype))
-    return logits - lax.stop_gradient(_fold(jnp.maximum, logits))
+    return jnp.maximum(logits, -_largest(logits.dtype)) - peak
 
 
-_FEW_COMPONENTS, _FEW_DIMENSIONS = 24, 8
-"""Summed one by one: on CPU a reduction over so few costs more than they do."""
-
-
-def _fold(combine: Callable[[Array, Array], Array], x: Array) -> Array:
-    """The sum (`jnp.add`) or the largest (`jnp.maximum`) of the components: `[..., 1]`."""
-    if x.shape[-1] > _FEW_COMPONENTS:
-        reduce = jnp.sum if combine is jnp.add else jnp.max
-        return reduce(x, axis=-1, keepdims=True)
-    return functools.reduce(combine, jnp.split(x, x.shape[-1], axis=-1))
+def _exponentials(parameters: Parameters, peak: Array) -> tuple[Array, list[Array]]:
+    """exp(logits - peak), `[..., K]`, and exp(-s) in blocks, s saturated."""
+    logits, log_scale = parameters.logits, parameters.log_scale
+    num_components = logits.shape[-1]
+    # exp(-s) is a normal number, and so is its inverse, up to here: 87 in float32.
+    limit = float(math.floor(-math.log(float(jnp.finfo(logits.dtype).tiny))))
+    if not _FEW_COMPONENTS < num_components < _SHORT_ROW:
+        return jnp.exp(_shifted(logits, peak)), [jnp.exp(-_clip(s, limit)) for s in log_scale]
+    # In a head's raw outputs they are neighbours, and this joins nothing that was apart.
+    rows = jnp.concatenate([logits[..., None, :], *log_scale], axis=-2)
+    wide = rows.reshape(*rows.shape[:-2], -1)
+    is_logit = lax.broadcasted_iota(jnp.int32, wide.shape, wide.ndim - 1) < num_components
+    exponents = jnp.where(is_logit, _shifted(wide, peak), -_clip(wide, limit))
+    heights = [1, *(block.shape[-2] for block in log_scale)]
+    weights, *inverse_scale = lax.split(
+        jnp.exp(exponents).reshape(rows.shape), heights, axis=rows.ndim - 2
+    )
+    return weights[..., 0, :], inverse_scale
 
 
 def _clip(x: Array, limit: float) -> Array:
@@ -155,10 +190,10 @@ def posterior(parameters: Parameters, y: Array) -> Posterior:
     largest = _largest(dtype)
     # |z| <= sqrt(largest / (4 D)) keeps |z|^2 summed over D dimensions a quarter of the largest.
     z_limit = math.sqrt(largest / (4 * max(dim, 64)))
-    # exp(-s) is a normal number, and so is its inverse, up to here: 87 in float32.
-    s_limit = float(math.floor(-math.log(float(jnp.finfo(dtype).tiny))))
+    # exp of the logits serves both pi and its normaliser: each exponential is taken once.
+    largest_logit = _peak(jnp.maximum(parameters.logits, -largest))
+    unnormalised, inverse_scale = _exponentials(parameters, largest_logit)
 
-    inverse_scale = [jnp.exp(-_clip(s, s_limit)) for s in parameters.log_scale]
     heights = [block.shape[-2] for block in parameters.loc]
     targets = lax.split(y[..., :, None], heights, axis=y.ndim - 1)
     delta = [t - mu for t, mu in zip(targets, parameters.loc, strict=True)]
@@ -174,18 +209,15 @@ def posterior(parameters: Parameters, y: Array) -> Posterior:
     repeats = dim if parameters.is_isotropic else 1
     log_normal = -0.5 * square - (repeats * log_det + 0.5 * dim * math.log(2 * math.pi))
 
-    # exp of the logits serves both pi and its normaliser: each exponential is taken once.
-    shifted = _shifted(parameters.logits)
-    unnormalised = jnp.exp(shifted)
-    normaliser = _fold(jnp.add, unnormalised)
-    log_joint = shifted + log_normal
-    peak = lax.stop_gradient(_fold(jnp.maximum, log_joint))
+    log_joint = _shifted(parameters.logits, largest_logit) + log_normal
+    peak = _peak(log_joint)
     share = jnp.exp(log_joint - peak)
-    total = _fold(jnp.add, share)
+    # XLA keeps a quotient for all who need it, but would work out a sum anew for each of them.
+    per_weight, per_share = 1 / _sum(unnormalised), 1 / _sum(share)
     # It cannot saturate here. But a clamp ends what XLA:CPU takes into a library kernel when the
     # caller sums over examples, and all of the above is no work for that kernel.
-    log_prob = _clip((peak + (jnp.log(total) - jnp.log(normaliser)))[..., 0], largest)
-    weights, gamma = unnormalised * (1 / normaliser), share * (1 / total)
+    log_prob = _clip((peak + (jnp.log(per_weight) - jnp.log(per_share)))[..., 0], largest)
+    weights, gamma = unnormalised * per_weight, share * per_share
     return Posterior(log_prob, weights, gamma, delta, inverse_scale, z, square)
 
 
