@@ -1,14 +1,14 @@
 """Strictly upper triangular matrices R, packed, with the components on the last axis.
 
 The entries stand row by row: R_01, R_02, ..., R_0D, R_12, ... . Vectors and packed matrices come
-in blocks of rows `[..., *, K]`: up to D = 16 a row is a block, the products go entry by entry and
-touch no zero, which is fastest but is traced once an entry; beyond, all rows are one block, the
-products go through dense matrices, and compile far sooner. Every product saturates where a sum of D
-of them could overflow, so that no inf - inf can arise.
+in blocks of rows `[..., *, K]`, one by one or all together. Up to D = 16 the products go entry by
+entry and touch no zero, which is fastest but is traced once an entry; beyond, they go through dense
+matrices, and compile far sooner. Every product saturates where a sum of D of them could overflow,
+so that no inf - inf can arise.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,60 +42,45 @@ def _position(dim: int) -> np.ndarray:
     return position
 
 
-def _dense_product(upper: Array, x: Array, *, axis: int) -> Array:
-    """R x (axis -2) or R^T x (axis -3), through R as `[..., D, D, K]`."""
+def rows(blocks: Sequence[Array]) -> list[Array]:
+    """The rows of blocks, one by one: `[..., 1, K]`."""
+    return [
+        row for block in blocks for row in lax.split(block, (1,) * block.shape[-2], block.ndim - 2)
+    ]
+
+
+def multiply(
+    upper: Sequence[Array], x: Sequence[Array], *, transposed: bool = False
+) -> list[Array]:
+    """(I + R) x or (I + R)^T x, of blocks: row by row, or beyond D = 16 all together."""
+    dim = sum(block.shape[-2] for block in x)
+    if dim > LARGEST_UNROLLED:
+        return [x[0] + _dense_product(upper[0], x[0], transposed=transposed)]
+    entries = rows(x)
+    total = list(entries)
+    for (i, j), entry in zip(itertools.combinations(range(dim), 2), rows(upper), strict=True):
+        to, by = (j, i) if transposed else (i, j)
+        total[to] = total[to] + _product(entry, entries[by], dim)
+    return total
+
+
+def _dense_product(upper: Array, x: Array, *, transposed: bool) -> Array:
+    """R x or R^T x, through R as `[..., D, D, K]`."""
     dim = x.shape[-2]
     zero = jnp.zeros((*upper.shape[:-2], 1, upper.shape[-1]), upper.dtype)
     dense = jnp.concatenate([upper, zero], axis=-2)[..., _position(dim), :]
-    # The axis of the product is the other of the two that x does not have.
-    return jnp.sum(_product(dense, jnp.expand_dims(x, -5 - axis), dim), axis=axis)
-
-
-def blocks(x: Array, dim: int) -> tuple[Array, ...]:
-    """Rows on the axis before the last, one by one; all together where D is large."""
-    heights = block_heights(x.shape[-2], dim)
-    return tuple(lax.split(x, heights, axis=x.ndim - 2)) if heights else ()
-
-
-def block_heights(num_rows: int, dim: int) -> tuple[int, ...]:
-    """How many rows each of the `blocks` has."""
-    if dim <= LARGEST_UNROLLED:
-        return (1,) * num_rows
-    return (num_rows,) if num_rows else ()
-
-
-def multiply(upper: Sequence[Array], x: Sequence[Array]) -> list[Array]:
-    """(I + R) x, of blocks."""
-    if len(x) == 1:
-        return [x[0] + _dense_product(upper[0], x[0], axis=-2)]
-    rows = list(x)
-    for (i, j), entry in zip(_places(len(x)), upper, strict=True):
-        rows[i] = rows[i] + _product(entry, x[j], len(x))
-    return rows
-
-
-def multiply_transposed(upper: Sequence[Array], x: Sequence[Array]) -> list[Array]:
-    """(I + R)^T x, of blocks."""
-    if len(x) == 1:
-        return [x[0] + _dense_product(upper[0], x[0], axis=-3)]
-    columns = list(x)
-    for (i, j), entry in zip(_places(len(x)), upper, strict=True):
-        columns[j] = columns[j] + _product(entry, x[i], len(x))
-    return columns
+    if transposed:
+        return jnp.sum(_product(dense, x[..., :, None, :], dim), axis=-3)
+    return jnp.sum(_product(dense, x[..., None, :, :], dim), axis=-2)
 
 
 def outer(x: Sequence[Array], y: Sequence[Array]) -> list[Array]:
-    """x_i y_j for i < j, of blocks, packed."""
+    """x_i y_j for i < j, packed, of blocks and in blocks."""
     if len(x) == 1:
         dim = x[0].shape[-2]
         row, column = np.triu_indices(dim, 1)
         return [_product(x[0][..., row, :], y[0][..., column, :], dim)]
-    return [_product(x[i], y[j], len(x)) for i, j in _places(len(x))]
-
-
-def _places(dim: int) -> Iterator[tuple[int, int]]:
-    """(i, j) of the entries, in the order in which they are packed."""
-    return itertools.combinations(range(dim), 2)
+    return [_product(x[i], y[j], len(x)) for i, j in itertools.combinations(range(len(x)), 2)]
 
 
 def unit_upper(packed: Array) -> Array:

@@ -13,7 +13,7 @@ from jaxtyping import Real
 from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, Shape, as_float
 from mdnjax.mixtures import _triangular as triangular
-from mdnjax.mixtures.gradients import Parameters, log_softmax
+from mdnjax.mixtures.gradients import Parameters, block_heights, log_softmax
 
 CovarianceKind: TypeAlias = Literal["isotropic", "diagonal", "full"]
 
@@ -234,15 +234,20 @@ class GaussianMixture:
 
 def parameters(mix: GaussianMixture) -> Parameters:
     """The mixture as the likelihood's core reads it: components last, dimension by dimension."""
-    loc = jnp.swapaxes(mix.loc, -2, -1)
-    if mix.covariance_kind == "isotropic":
-        return Parameters(mix.log_weights, (mix.log_scale[..., None, :],), (loc,), ())
+    isotropic = mix.covariance_kind == "isotropic"
+    log_scale = mix.log_scale[..., None] if isotropic else mix.log_scale
+    scales, centres, entries = block_heights(mix.covariance_kind, mix.dim)
     return Parameters(
         mix.log_weights,
-        triangular.blocks(jnp.swapaxes(mix.log_scale, -2, -1), mix.dim),
-        triangular.blocks(loc, mix.dim),
-        () if mix.upper is None else triangular.blocks(jnp.swapaxes(mix.upper, -2, -1), mix.dim),
+        _blocks(log_scale, scales),
+        _blocks(mix.loc, centres),
+        () if mix.upper is None else _blocks(mix.upper, entries),
     )
+
+
+def _blocks(x: Array, heights: tuple[int, ...]) -> tuple[Array, ...]:
+    """`[..., K, *]` as blocks `[..., *, K]`."""
+    return tuple(lax.split(jnp.swapaxes(x, -2, -1), heights, axis=x.ndim - 2)) if heights else ()
 
 
 def temper(mix: GaussianMixture, tau: Real[ArrayLike, "*batch"]) -> GaussianMixture:

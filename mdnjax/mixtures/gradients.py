@@ -36,7 +36,7 @@ uses s itself.
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -50,9 +50,8 @@ from mdnjax.mixtures import _triangular as triangular
 class Parameters(NamedTuple):
     """A mixture as the core reads it: components on the last axis, dimension by dimension.
 
-    So laid out, sums over the event are sums of whole vectors of components. Rows come in the
-    blocks of `triangular.blocks`: one by one, or all together where they are many. The isotropic
-    kind has its centres in one block, since one scale is best taken to all of them at once.
+    So laid out, sums over the event are sums of whole vectors of components. Rows come in blocks,
+    as many in each as `block_heights` says.
 
     Attributes:
         logits: `[..., K]`.
@@ -77,6 +76,23 @@ class Parameters(NamedTuple):
         return sum(block.shape[-2] for block in self.log_scale) < self.dim
 
 
+def block_heights(covariance: str, dim: int) -> tuple[tuple[int, ...], ...]:
+    """How many rows each block has: of log-scales, of centres, and of entries of R.
+
+    One each where that is fastest, but all together where there are so many that XLA:CPU no longer
+    writes a gradient in one pass, or, as of isotropic centres, one scale is for all.
+    """
+    num_entries = triangular.num_entries(dim) if covariance == "full" else 0
+    if covariance == "isotropic":
+        return (1,), (dim,), ()
+    if dim <= (_FEW_ROWS if num_entries else triangular.LARGEST_UNROLLED):
+        return (1,) * dim, (1,) * dim, (1,) * num_entries
+    return (dim,), (dim,), (num_entries,) if num_entries else ()
+
+
+_FEW_ROWS = 3
+
+
 class Posterior(NamedTuple):
     """What one pass over the components leaves behind; blocks are those of the parameters."""
 
@@ -85,7 +101,7 @@ class Posterior(NamedTuple):
     responsibilities: Array  # [..., K], gamma
     delta: list[Array]  # blocks of y - mu
     inverse_scale: list[Array]  # blocks of exp(-s)
-    z: list[Array]  # blocks
+    z: list[Array]  # blocks, or rows of them
     square: Array  # [..., K], |z|^2
 
 
@@ -143,10 +159,11 @@ def _exponentials(parameters: Parameters, peak: Array) -> tuple[Array, list[Arra
     # exp(-s) is a normal number, and so is its inverse, up to here: 87 in float32.
     limit = float(math.floor(-math.log(float(jnp.finfo(logits.dtype).tiny))))
     if not _FEW_COMPONENTS < num_components < _SHORT_ROW:
-        return jnp.exp(_shifted(logits, peak)), [jnp.exp(-_clip(s, limit)) for s in log_scale]
+        inverse_scale = [jnp.exp(-_clip(_flat(s), limit)).reshape(s.shape) for s in log_scale]
+        return jnp.exp(_shifted(logits, peak)), inverse_scale
     # In a head's raw outputs they are neighbours, and this joins nothing that was apart.
     rows = jnp.concatenate([logits[..., None, :], *log_scale], axis=-2)
-    wide = rows.reshape(*rows.shape[:-2], -1)
+    wide = _flat(rows)
     is_logit = lax.broadcasted_iota(jnp.int32, wide.shape, wide.ndim - 1) < num_components
     exponents = jnp.where(is_logit, _shifted(wide, peak), -_clip(wide, limit))
     heights = [1, *(block.shape[-2] for block in log_scale)]
@@ -154,6 +171,10 @@ def _exponentials(parameters: Parameters, peak: Array) -> tuple[Array, list[Arra
         jnp.exp(exponents).reshape(rows.shape), heights, axis=rows.ndim - 2
     )
     return weights[..., 0, :], inverse_scale
+
+
+def _flat(rows: Array) -> Array:
+    return rows.reshape(*rows.shape[:-2], rows.shape[-2] * rows.shape[-1])
 
 
 def _clip(x: Array, limit: float) -> Array:
@@ -168,12 +189,19 @@ def _add(terms: Iterable[Array]) -> Array:
     return functools.reduce(jnp.add, terms)
 
 
-def _sum_of_squares(x: Array) -> Array:
+def _sum_rows(x: Array) -> Array:
     """Over the dimensions: `[..., D, K]` -> `[..., K]`."""
     dim = x.shape[-2]
     if dim > _FEW_DIMENSIONS:
-        return jnp.sum(x * x, axis=-2)
-    return _add(x[..., i, :] * x[..., i, :] for i in range(dim))
+        return jnp.sum(x, axis=-2)
+    return _add(x[..., i, :] for i in range(dim))
+
+
+def _like(pattern: Sequence[Array], blocks: Sequence[Array]) -> Sequence[Array]:
+    """Blocks as rows, or rows as one block, whichever `pattern` is."""
+    if len(pattern) == len(blocks):
+        return blocks
+    return triangular.rows(blocks) if len(pattern) > 1 else [jnp.concatenate(blocks, axis=-2)]
 
 
 def posterior(parameters: Parameters, y: Array) -> Posterior:
@@ -197,15 +225,15 @@ def posterior(parameters: Parameters, y: Array) -> Posterior:
     heights = [block.shape[-2] for block in parameters.loc]
     targets = lax.split(y[..., :, None], heights, axis=y.ndim - 1)
     delta = [t - mu for t, mu in zip(targets, parameters.loc, strict=True)]
+    scaled, by = delta, inverse_scale
     if parameters.upper:
         delta = [_clip(block, largest) for block in delta]
         scaled = triangular.multiply(parameters.upper, delta)
-    else:
-        scaled = delta
-    z = [_clip(u * r, z_limit) for u, r in zip(scaled, inverse_scale, strict=True)]
+        by = _like(scaled, inverse_scale)
+    z = [_clip(u * r, z_limit) for u, r in zip(scaled, by, strict=True)]
 
-    square = _add(_sum_of_squares(block) for block in z)
-    log_det = _add(jnp.sum(_clip(s, largest / (4 * dim)), axis=-2) for s in parameters.log_scale)
+    square = _add(_sum_rows(block * block) for block in z)
+    log_det = _add(_sum_rows(_clip(s, largest / (4 * dim))) for s in parameters.log_scale)
     repeats = dim if parameters.is_isotropic else 1
     log_normal = -0.5 * square - (repeats * log_det + 0.5 * dim * math.log(2 * math.pi))
 
@@ -241,14 +269,15 @@ def log_prob_gradient(
     # Small enough for a sum over the components, and over a row of R.
     limit = _largest(gamma.dtype) / (8 * dim * num_components)
 
-    w = [_clip(gamma * r * z, limit) for z, r in zip(at.z, at.inverse_scale, strict=True)]
+    z = _like(parameters.loc, at.z)
+    w = [_clip(gamma * r * x, limit) for x, r in zip(z, at.inverse_scale, strict=True)]
     if parameters.is_isotropic:
         d_log_scale = [gamma * (at.square[..., None, :] - dim)]
     else:
-        d_log_scale = [gamma * (z * z - 1) for z in at.z]
+        d_log_scale = [gamma * (x * x - 1) for x in z]
     d_loc, d_upper = w, []
     if parameters.upper:
-        d_loc = triangular.multiply_transposed(parameters.upper, w)
+        d_loc = _like(w, triangular.multiply(parameters.upper, w, transposed=True))
         d_upper = [-block for block in triangular.outer(w, at.delta)]
     d_logits = at.responsibilities - at.weights
     d_parameters = Parameters(d_logits, tuple(d_log_scale), tuple(d_loc), tuple(d_upper))

@@ -15,7 +15,7 @@ from mdnjax.mixtures import _triangular as triangular
 from mdnjax.mixtures import gaussian
 from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures.gaussian import CovarianceKind, GaussianMixture
-from mdnjax.mixtures.gradients import Parameters, log_likelihood, log_softmax
+from mdnjax.mixtures.gradients import Parameters, block_heights, log_likelihood, log_softmax
 
 
 @runtime_checkable
@@ -171,10 +171,7 @@ class GaussianHead:
 
     def _parameters(self, raw: Array) -> Parameters:
         # One split into all blocks: its transpose writes the gradient once, where it belongs.
-        _, *rows = self._rows
-        heights = [triangular.block_heights(n, self.dim) for n in rows]
-        if self.covariance == "isotropic":
-            heights = [(1,), (self.dim,), ()]
+        heights = block_heights(self.covariance, self.dim)
         logits, *blocks = self._split(raw, (1, *itertools.chain(*heights)))
         parts = iter(blocks)
         return Parameters(
