@@ -103,6 +103,13 @@ def linear_nll(
         >>> y = jnp.zeros((4, 1))
         >>> print(mdn.linear_nll(head, hidden, kernel, bias, y, block_size=2))  # log(2 pi) / 2
         [0.9189 0.9189 0.9189 0.9189]
+
+    References:
+        P.-L. Hsu et al. "Liger Kernel: Efficient Triton Kernels for LLM Training." 2024,
+        arXiv:2410.10989: for classification, the last layer and cross-entropy by blocks of rows,
+        with the gradient in the forward pass.
+        E. Wijmans et al. "Cut Your Losses in Large-Vocabulary Language Models." 2024,
+        arXiv:2411.09009: the same two in one kernel that never writes the logits out.
     """
     hidden, kernel, bias = _checked(head, hidden, kernel, bias, block_size)
     y = jax.tree.map(jnp.asarray, y)
