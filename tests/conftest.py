@@ -19,6 +19,17 @@ def data_dir() -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> pathlib.Path:
+    """The folder of a small training run that nothing ended, to compare with; read only."""
+    from made_run import end, start  # with Optax and Orbax, which few tests need
+
+    folder = tmp_path_factory.mktemp("whole")
+    code, _, err = end(start(folder))
+    assert code == 0, err
+    return folder
+
+
 @pytest.fixture
 def x64():
     """float64 for one test."""

@@ -2,10 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +10,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from jax.test_util import check_grads
+from made_devices import on_eight_devices
 
 import mdnjax as mdn
 from mdnjax import strokes
@@ -588,11 +585,7 @@ def test_what_does_not_fit_is_named():
 
 # Few steps, each waited for: simulated devices on two cores may wait for each other for ever.
 SCRIPT = """
-    import json, re
-    import jax
-    jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_enable_x64", True)
-    import jax.numpy as jnp, numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
     import mdnjax as mdn
 
@@ -677,10 +670,7 @@ SCRIPT = """
 
 @pytest.fixture(scope="module")
 def eight_devices():
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return on_eight_devices(SCRIPT)
 
 
 def test_eight_devices_compute_as_one(eight_devices):

@@ -30,21 +30,20 @@ class Clock:
         self.now += 2.0
         return validate(params, state)
 
+    def fit(self, seconds, **options):
+        """A run by minutes, of which step n takes so many seconds and a validation 2."""
+        settings = {"validate": self.validate, "validations": 2} | options
+        return fit(steps=None, batches=self.batches(seconds), **settings)
+
 
 def test_minutes_become_a_budget_that_the_checkpoint_keeps(tmp_path, monkeypatch):
     clock = Clock(monkeypatch)
+
+    def seconds(n):
+        return 10.0 if n == 0 and clock.now < 1001 else 0.25
+
     # The process started 30 s ago; step 0 compiles for 10 s, the others take a quarter.
-    tick = clock.batches(lambda n: 10.0 if n == 0 and clock.now < 1001 else 0.25)
-    result = fit(
-        steps=None,
-        minutes=2.0,
-        started=970.0,
-        reserve=10.0,
-        batches=tick,
-        validate=clock.validate,
-        validations=2,
-        out=tmp_path,
-    )
+    result = clock.fit(seconds, minutes=2.0, started=970.0, reserve=10.0, out=tmp_path)
     # Until 1080; warm-up: 10 s, 8 steps of 0.25 s, two validations of 2 s.
     left = 0.95 * (80 - 10 - 8 * 0.25 - 2 * 2) - 2 * 2
     budget = int(result.last.budget)
@@ -61,15 +60,7 @@ def test_minutes_become_a_budget_that_the_checkpoint_keeps(tmp_path, monkeypatch
 def test_time_that_is_up_ends_the_run_with_a_checkpoint(tmp_path, monkeypatch):
     clock = Clock(monkeypatch)
     # Measured at 0.1 s, each step later takes 1 s.
-    tick = clock.batches(lambda n: 0.1 if clock.now < 1006 else 1.0)
-    result = fit(
-        steps=None,
-        minutes=1.0,
-        batches=tick,
-        validate=clock.validate,
-        validations=2,
-        out=tmp_path,
-    )
+    result = clock.fit(lambda n: 0.1 if clock.now < 1006 else 1.0, minutes=1.0, out=tmp_path)
     assert result.stopped == "time"
     # The last validation, of 2 s, fits in the minute; the step under way may not.
     assert 1060 < clock.now <= 1061
@@ -86,7 +77,7 @@ def test_slow_steps_after_the_compilation_do_not_shorten_the_run(monkeypatch):
         calls.append(n)
         return 10.0 if len(calls) == 1 else 0.6 if len(calls) <= 4 else 0.1
 
-    result = fit(steps=None, minutes=1.0, batches=clock.batches(seconds), validate=None)
+    result = clock.fit(seconds, minutes=1.0, validate=None)
     # By their mean the warm-up's steps take 0.3 s, and half of the minute would have been used.
     assert result.stopped == "budget"
     assert 1057 < clock.now <= 1060
@@ -115,13 +106,10 @@ def test_short_minutes_are_used(tmp_path, monkeypatch, minutes, compiling):
         clock.now += compiling if len(calls) == 1 else 0.2
         return validate(params, state)
 
-    result = fit(
-        steps=None,
-        minutes=minutes,
-        batches=clock.batches(lambda n: 1.0 if clock.now == 1000 else 0.01),
-        validate=check,
-        validations=10,
-    )
+    def seconds(n):
+        return 1.0 if clock.now == 1000 else 0.01
+
+    result = clock.fit(seconds, minutes=minutes, validate=check, validations=10)
     assert result.stopped == "budget"
     assert 1000 + 0.9 * 60 * minutes < clock.now <= 1000 + 60 * minutes
     assert int(result.last.step) > 50
@@ -133,21 +121,12 @@ def test_validations_that_take_too_long_are_fewer_and_a_resumed_run_has_as_many(
     def run(folder, kill_at=None, **options):
         clock = Clock(monkeypatch)
 
-        def tick(n):
-            clock.now += 0.25
+        def seconds(n):
             if n == kill_at and (folder / "last").exists():
                 raise RuntimeError("killed")
-            return batches(n)
+            return 0.25
 
-        return fit(
-            steps=None,
-            minutes=1.0,
-            batches=tick,
-            validate=clock.validate,
-            validations=20,
-            out=folder,
-            **options,
-        )
+        return clock.fit(seconds, minutes=1.0, validations=20, out=folder, **options)
 
     whole = run(tmp_path / "whole")
     validated = [
@@ -167,10 +146,4 @@ def test_validations_that_take_too_long_are_fewer_and_a_resumed_run_has_as_many(
 def test_minutes_that_leave_next_to_nothing_are_named(monkeypatch):
     clock = Clock(monkeypatch)
     with pytest.warns(UserWarning, match=r"fit: 1\.0 minutes leave time for 1 steps of 20 s"):
-        fit(
-            steps=None,
-            minutes=1.0,
-            batches=clock.batches(lambda n: 20.0),
-            validate=clock.validate,
-            validations=2,
-        )
+        clock.fit(lambda n: 20.0, minutes=1.0)

@@ -15,14 +15,6 @@ from mdnjax import training
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits are POSIX's")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    code, _, err = end(start(folder))
-    assert code == 0, err
-    return folder
-
-
 def test_files_that_cannot_grow_keep_the_last_checkpoint(tmp_path, whole):
     """As on a full disk, but without the right to make one: EFBIG where that says ENOSPC."""
     for what, stands, name in (

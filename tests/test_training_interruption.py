@@ -22,14 +22,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits are POSIX's")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    code, _, err = end(start(folder))
-    assert code == 0, err
-    return folder
-
-
 def test_killed_runs_resume_bit_for_bit():
     """Three kills of a real run, one of them in the writing of a checkpoint; see the benchmark."""
     command = [sys.executable, ROOT / "benchmarks" / "interruption.py", "--kills", "3"]

@@ -1,27 +1,16 @@
-"""A batch divided among devices trains as one on one device, and moves no more than gradients.
-
-The devices are simulated, in a process of their own: their number is fixed when JAX starts.
-"""
-
-import json
-import subprocess
-import sys
-import textwrap
+"""A batch divided among devices trains as one on one device, and moves no more than gradients."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from made_devices import on_eight_devices
 
 from mdnjax import training
 
 # Few steps, each waited for: simulated devices on two cores may wait for each other for ever.
 SCRIPT = """
-    import json, re, sys
-    import jax
-    jax.config.update("jax_num_cpu_devices", 8)
-    import jax.numpy as jnp, numpy as np, optax
     from flax import nnx
     import mdnjax as mdn
     from mdnjax import nets, strokes, training
@@ -128,10 +117,7 @@ SCRIPT = """
 
 @pytest.fixture(scope="module")
 def eight_devices():
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout.splitlines()[-1])
+    found = on_eight_devices(SCRIPT)
     assert len(found) == 6
     return found
 
@@ -159,10 +145,7 @@ def test_a_step_sums_gradients_and_moves_nothing_else(eight_devices):
 
 
 RUNS = """
-    import json, pathlib, shutil, sys
-    import jax
-    jax.config.update("jax_num_cpu_devices", 8)
-    import jax.numpy as jnp, numpy as np, optax
+    import optax, pathlib, shutil
     from mdnjax import training
 
     out = pathlib.Path(sys.argv[1])
@@ -248,10 +231,7 @@ RUNS = """
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    command = [sys.executable, "-c", textwrap.dedent(RUNS), str(tmp_path_factory.mktemp("runs"))]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return on_eight_devices(RUNS, tmp_path_factory.mktemp("runs"))
 
 
 def test_a_run_goes_on_with_another_number_of_devices(runs):
