@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import mdn_limits
-from mdn_race import BEST, OURS, PLAIN
+from mdn_race import BEST, OURS, PLAIN, ROWS
 
 Rows = Iterable[dict[str, Any]]
 
@@ -62,7 +62,9 @@ def _of_alone(row: dict[str, Any]) -> Iterator[Gate]:
     bound = PLAIN_GATES.get((row["covariance"], *size))
     if bound is not None:
         yield Gate(f"{_where(row)}: {PLAIN} / ours", ratio[PLAIN], bound)
-    yield Gate(f"{_where(row)}: {BEST} / ours", ratio[BEST], 0.95)
+    for best in (BEST, ROWS):
+        if best in ratio:
+            yield Gate(f"{_where(row)}: {best} / ours", ratio[best], 0.95)
     if size != (65536, 20, 2):
         return
     for peer in ("numpyro", "torch"):

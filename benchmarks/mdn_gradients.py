@@ -24,7 +24,7 @@ import mdn_peers
 from mdn_alone import alone
 from mdn_formulas import Covariance
 from mdn_gates import Gate, floor_ratio, gates
-from mdn_race import BEST, PLAIN, Settings
+from mdn_race import BEST, PLAIN, ROWS, Settings
 from mdn_steps import hessian, step
 from mdn_sweep import small, sweep
 from measure import machine
@@ -45,6 +45,7 @@ def main() -> None:
         peers=tuple(arguments.peers),
         covariances=tuple(arguments.covariance) if arguments.covariance else None,
         shapes=tuple(arguments.shape) if arguments.shape else None,
+        together=arguments.together,
     )
     rows: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
@@ -109,15 +110,16 @@ def default_sections(device: str) -> list[str]:
 def summarise(rows: list[dict[str, Any]], found: list[Gate]) -> None:
     """How many times ours each takes, and which gates hold."""
     table = [row for row in rows if row["section"] == "alone"]
-    names = [PLAIN, BEST, *mdn_peers.PEERS]
+    names = [PLAIN, BEST, ROWS, *mdn_peers.PEERS]
     line = "{:36}" + "{:>10}" * (len(names) + 2)
     if table:
-        titles = [name.replace(" autodiff", "") for name in names]
+        titles = [name.replace(" autodiff", "").replace("best, ", "") for name in names]
         reference = table[0]["reference"]
         print(f"\nvalue and gradient, times that of {reference}; its own over the limits'")
         print(line.format("", *titles, "/ copy", "/ exp"))
     for row in table:
         ratio = row["ratio"]["gradient"]
+        ratio = {ROWS: ratio[BEST]} | ratio  # the best may be one on rows
         cells = [f"{ratio[name]:.2f}" if name in ratio else "-" for name in names]
         cells += [f"{1 / ratio['copy']:.1f}", f"{1 / floor_ratio(row):.1f}"]
         size = f"{row['covariance']} ({row['batch']}, {row['components']}, {row['dim']})"
@@ -154,6 +156,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--peers", nargs="*", choices=mdn_peers.PEERS, default=list(mdn_peers.PEERS), help="(all)"
+    )
+    parser.add_argument(
+        "--together", action="store_true", help='contestants of "alone" in one process, as on GPU'
     )
     parser.add_argument("--threads", type=int, default=2, help="PyTorch's threads (2)")
     parser.add_argument("--json", type=pathlib.Path, help="write all times and gates here")

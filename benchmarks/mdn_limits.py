@@ -20,6 +20,7 @@ import numpy as np
 from mdn_formulas import Shape
 
 COPY, SUMMED, WRITTEN = "copy", "exponentials, summed", "exponentials, written"
+NAMES = (COPY, SUMMED, WRITTEN)
 _GROUP = 16
 
 

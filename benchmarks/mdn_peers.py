@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from mdn_formulas import Array, Formula, Mixtures, Shape
 
+Family = Callable[[Any, Shape], Callable[["Reversed", Array], Array]]
+
 
 class Peer(NamedTuple):
     """A package, and how its loss is written.
@@ -29,7 +31,7 @@ class Peer(NamedTuple):
     """
 
     module: str
-    formula: Callable[[Any, Shape], Callable[["Reversed", Array], Array]] | None
+    formula: Family | None
 
 
 class Reversed(NamedTuple):
@@ -71,38 +73,32 @@ def _numpyro(dist: Any, shape: Shape) -> Callable[[Reversed, Array], Array]:
     return nll
 
 
-def _distrax(distrax: Any, shape: Shape) -> Callable[[Reversed, Array], Array]:
-    def nll(parts: Reversed, y: Array) -> Array:
-        if shape.covariance == "full":
-            normal = distrax.MultivariateNormalTri(parts.loc, _tril(shape, parts))
-        else:
-            scale = jnp.broadcast_to(parts.scale, parts.loc.shape)
-            normal = distrax.MultivariateNormalDiag(parts.loc, scale)
-        weights = distrax.Categorical(logits=parts.logits)
-        return -distrax.MixtureSameFamily(weights, normal).log_prob(y)
+def _with_triangular(full: str) -> Family:
+    """Of packages whose diagonal normal wants whole scales, and whose full one has this name."""
 
-    return nll
+    def formula(dist: Any, shape: Shape) -> Callable[[Reversed, Array], Array]:
+        def nll(parts: Reversed, y: Array) -> Array:
+            if shape.covariance == "full":
+                normal = getattr(dist, full)(parts.loc, _tril(shape, parts))
+            else:
+                scale = jnp.broadcast_to(parts.scale, parts.loc.shape)
+                normal = dist.MultivariateNormalDiag(parts.loc, scale)
+            weights = dist.Categorical(logits=parts.logits)
+            return -dist.MixtureSameFamily(weights, normal).log_prob(y)
 
+        return nll
 
-def _tfp(tfp: Any, shape: Shape) -> Callable[[Reversed, Array], Array]:
-    def nll(parts: Reversed, y: Array) -> Array:
-        tfd = tfp.distributions
-        if shape.covariance == "full":
-            normal = tfd.MultivariateNormalTriL(parts.loc, _tril(shape, parts))
-        else:
-            scale = jnp.broadcast_to(parts.scale, parts.loc.shape)
-            normal = tfd.MultivariateNormalDiag(parts.loc, scale)
-        weights = tfd.Categorical(logits=parts.logits)
-        return -tfd.MixtureSameFamily(weights, normal).log_prob(y)
-
-    return nll
+    return formula
 
 
 PEERS = {
     "numpyro": Peer("numpyro.distributions", _numpyro),
     "torch": Peer("torch", None),
-    "distrax": Peer("distrax", _distrax),
-    "tfp": Peer("tensorflow_probability.substrates.jax", _tfp),
+    "distrax": Peer("distrax", _with_triangular("MultivariateNormalTri")),
+    "tfp": Peer(
+        "tensorflow_probability.substrates.jax.distributions",
+        _with_triangular("MultivariateNormalTriL"),
+    ),
 }
 
 

@@ -16,14 +16,14 @@ from mdn_formulas import (
     candidates,
     pack_components_last,
     plain,
-    random_problem,
     unpack_components_last,
 )
 from measure import Spread, interleaved, ratio
 
 OURS, PLAIN, BEST = "mdnjax", "plain autodiff", "best autodiff"
-TRIAL = 3  # rounds in which candidates show which is the fastest
-SETTLE = 2  # runs before each timed one: threads awake, memory as its own last run left it
+ROWS = "best autodiff, rows"  # of raw outputs as a layer writes them, and ours reads them
+TRIAL = 5  # rounds in which candidates show which is the fastest
+SETTLE = 2  # runs before each timed one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Settings:
         peers: The packages that take part.
         covariances: The covariances asked for; None for each section's own.
         shapes: (B, K, D) asked for in the section "alone"; None for its own.
+        together: Whether the contestants of "alone" share a process; on GPU they do.
     """
 
     rounds: int = 10
@@ -49,6 +50,7 @@ class Settings:
     peers: tuple[str, ...] = tuple(mdn_peers.PEERS)
     covariances: tuple[str, ...] | None = None
     shapes: tuple[tuple[int, int, int], ...] | None = None
+    together: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,15 +118,15 @@ def best(shape: Shape, problem: tuple[Mixtures, Any]) -> Contestant:
 
 
 def fastest(runs: Mapping[str, Callable[[], Any]]) -> str:
-    """The name of the fastest, in a short trial."""
+    """The name of the fastest, by its best round of a short trial."""
     times = interleaved(runs, rounds=TRIAL, warmup=1, pause=0.005, settle=SETTLE)
-    return min(times, key=lambda name: float(np.median(times[name])))
+    return min(times, key=lambda name: float(np.min(times[name])))
 
 
 def autodiff(shape: Shape, problem: tuple[Mixtures, Any]) -> dict[str, Contestant | str]:
     """Ours, plain and best autodiff; in place of ours, why it is not there."""
     found: dict[str, Contestant | str] = {}
-    found[OURS] = _or_why(lambda: contestant(ours(shape), problem))
+    found[OURS] = or_why(lambda: contestant(ours(shape), problem))
     found[PLAIN] = contestant(plain(shape), problem)
     found[BEST] = best(shape, problem)
     require_agreement(found)
@@ -143,19 +145,20 @@ def peers(
 
             def build(name: str = name, compiled: bool = compiled) -> Contestant:
                 if name == "torch":
-                    rival = _torch(shape, problem, settings, compiled)
+                    rival = torch_contestant(shape, problem, settings, compiled)
                 else:
                     rival = contestant(mdn_peers.jax_formula(name, shape), problem)
                 require_agreement({PLAIN: reference, rival.name: rival})
                 return rival
 
-            found[f"{name}, compiled" if compiled else name] = _or_why(build)
+            found[f"{name}, compiled" if compiled else name] = or_why(build)
     return found
 
 
-def _torch(
-    shape: Shape, problem: tuple[Mixtures, Any], settings: Settings, compiled: bool
+def torch_contestant(
+    shape: Shape, problem: tuple[Mixtures, Any], settings: Settings, compiled: bool = False
 ) -> Contestant:
+    """PyTorch's loss, compiled by `torch.compile` or not."""
     device = "cpu" if settings.platform == "cpu" else "cuda"
     loss = mdn_peers.TorchLoss(shape, *problem, device, settings.threads, compiled)
     unpack = mdn_peers.unpack(shape)
@@ -164,7 +167,8 @@ def _torch(
     )
 
 
-def _or_why(build: Callable[[], Contestant]) -> Contestant | str:
+def or_why(build: Callable[[], Contestant]) -> Contestant | str:
+    """A contestant, or why it is not there."""
     # Whatever a package fails with is its row in the table, and no reason to lose the others.
     try:
         return build()
@@ -237,11 +241,6 @@ def milliseconds(times: np.ndarray) -> str:
 def lists(seconds: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     """For JSON."""
     return {name: [float(f"{t:.4g}") for t in times] for name, times in seconds.items()}
-
-
-def problem_of(shape: Shape) -> tuple[Mixtures, Any]:
-    """The problem that every section sets for a shape."""
-    return random_problem(shape)
 
 
 def covariances(settings: Settings, default: Iterable[str]) -> tuple[Any, ...]:

@@ -7,7 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mdn_formulas import Array, Covariance, Formula, Mixtures, Shape, candidates, plain
+from mdn_formulas import (
+    Array,
+    Covariance,
+    Formula,
+    Mixtures,
+    Shape,
+    candidates,
+    plain,
+    random_problem,
+)
 from mdn_race import (
     BEST,
     OURS,
@@ -18,7 +27,6 @@ from mdn_race import (
     lists,
     milliseconds,
     ours,
-    problem_of,
     race,
     ratios,
     temporary_bytes,
@@ -55,14 +63,14 @@ def step(settings: Settings) -> list[dict[str, Any]]:
 
 def _step(shape: Shape, formula: Formula, *, products: bool = False) -> Compiled:
     """Loss and gradients of a linear layer whose outputs are in the formula's order."""
-    mixtures, _ = problem_of(shape._replace(batch=WIDTH))
+    mixtures, _ = random_problem(shape._replace(batch=WIDTH))
     kernel = jnp.asarray(formula.pack(mixtures)) / math.sqrt(WIDTH)
     # Examples of a single mixture: its axis of examples spreads over the batch.
-    bias = jnp.asarray(formula.pack(problem_of(shape._replace(batch=1))[0]))
+    bias = jnp.asarray(formula.pack(random_problem(shape._replace(batch=1))[0]))
     rng = np.random.default_rng(0)
     hidden = jnp.asarray(rng.standard_normal((shape.batch, WIDTH), dtype=np.float32))
-    targets = formula.targets(problem_of(shape)[1])
-    given = jnp.asarray(formula.pack(problem_of(shape)[0])) if products else jnp.zeros(())
+    targets = formula.targets(random_problem(shape)[1])
+    given = jnp.asarray(formula.pack(random_problem(shape)[0])) if products else jnp.zeros(())
 
     def loss(weights: tuple[Array, ...], targets: Array, given: Array) -> Array:
         kernel, bias, hidden = weights
@@ -107,7 +115,7 @@ def hessian(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _hessian(shape: Shape, formula: Formula) -> Compiled:
-    mixtures, y = problem_of(shape)
+    mixtures, y = random_problem(shape)
     direction = Mixtures(*(x[::-1] for x in mixtures))  # any
     raw, tangent = (jnp.asarray(formula.pack(x)) for x in (mixtures, direction))
     targets = formula.targets(y)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mdn_formulas import Formula, Mixtures, Shape, candidates, plain
+from mdn_formulas import Formula, Mixtures, Shape, candidates, plain, random_problem
 from mdn_race import (
     BEST,
     OURS,
@@ -20,7 +20,6 @@ from mdn_race import (
     lists,
     ours,
     present,
-    problem_of,
     race,
     ratios,
 )
@@ -63,7 +62,7 @@ def sweep(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _point(shape: Shape, axis: str, settings: Settings) -> dict[str, Any]:
-    rivals = present(autodiff(shape, problem_of(shape)))
+    rivals = present(autodiff(shape, random_problem(shape)))
     seconds = race({name: rival.gradient for name, rival in rivals.items()}, settings, pause=0)
     row = {"section": "sweep", "axis": axis, **shape._asdict(), "seconds": lists(seconds)}
     row["nanoseconds"] = {n: 1e9 * float(np.median(t)) / shape.batch for n, t in seconds.items()}
@@ -88,7 +87,7 @@ def small(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _scanned(shape: Shape, steps: int, settings: Settings) -> dict[str, Any]:
-    problem = problem_of(shape)
+    problem = random_problem(shape)
     trial = {formula.name: _steps(formula, problem, steps) for formula in candidates(shape)}
     winner = fastest(trial)
     runs = {PLAIN: _steps(plain(shape), problem, steps), BEST: trial[winner]}

@@ -6,6 +6,7 @@ times do not travel.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import math
 import platform
@@ -33,6 +34,36 @@ class Spread:
         return f"{self.median:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
+def timed(run: Callable[[], object], *, settle: int = 0, seconds: float = 0.0) -> float:
+    """Seconds of a run, after others that are not timed.
+
+    Its threads are then awake, and the memory it takes is what its last run left: as in a loop of
+    its own, not as behind a contestant that took and gave back other sizes. Fresh pages from the
+    system can cost more than the work.
+
+    Args:
+        run: Returns when its work is done.
+        settle: At least so many others before.
+        seconds: At least for so long.
+    """
+    start = begin = time.perf_counter()
+    while settle > 0 or begin - start < seconds:
+        run()
+        settle -= 1
+        begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def warm_up(run: Callable[[], object], times: int, *, patience: float = math.inf) -> None:
+    """Runs it so often, or until it has taken a quarter of the patience."""
+    begin = time.perf_counter()
+    for _ in range(times):
+        run()
+        if time.perf_counter() - begin > patience / 4:
+            break
+
+
 def interleaved(
     contestants: Mapping[str, Callable[[], object]],
     *,
@@ -48,34 +79,47 @@ def interleaved(
         contestants: By name, functions that return when their work is done.
         rounds: How often each is timed.
         warmup: How often each runs before.
-        pause: Seconds of rest before each run, in which other libraries' threads go to sleep.
-        settle: How often each runs after the rest, just before it is timed. Its threads are then
-            awake, and the memory it takes is what its last run left: as in a loop of its own, not
-            as behind a contestant that took and gave back other sizes. Fresh pages from the system
-            can cost more than the work.
+        pause: Seconds of rest before each turn.
+        settle: How often each runs after the rest, just before it is timed; see `timed`.
+        patience: Seconds, in all, after which a slow contestant has had enough.
+
+    Returns:
+        By name, the seconds of each round.
+    """
+    for run in contestants.values():
+        warm_up(run, warmup, patience=patience)
+    timers = {
+        name: functools.partial(timed, run, settle=settle) for name, run in contestants.items()
+    }
+    return in_turn(timers, rounds=rounds, pause=pause, patience=patience)
+
+
+def in_turn(
+    timers: Mapping[str, Callable[[], float]],
+    *,
+    rounds: int,
+    pause: float = 0.02,
+    patience: float = math.inf,
+) -> dict[str, np.ndarray]:
+    """Lets every one run once a round.
+
+    Args:
+        timers: By name, functions that run a contestant and return its seconds.
+        rounds: How many.
+        pause: Seconds of rest before each turn, in which other libraries' threads go to sleep.
         patience: Seconds, in all, after which a slow contestant has had enough: it takes part in
             the first rounds only, at least in three.
 
     Returns:
         By name, the seconds of each round.
     """
-    for run in contestants.values():
-        begin = time.perf_counter()
-        for _ in range(warmup):
-            run()
-            if time.perf_counter() - begin > patience / 4:
-                break
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
-        for name, run in contestants.items():
+        for name, timer in timers.items():
             if len(seconds[name]) >= 3 and sum(seconds[name]) > patience:
                 continue
             time.sleep(pause)
-            for _ in range(settle):
-                run()
-            begin = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(timer())
     return {name: np.array(times) for name, times in seconds.items()}
 
 

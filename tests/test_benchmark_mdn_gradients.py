@@ -1,10 +1,13 @@
 """The benchmark of the loss: its formulas are right, agree with ours, and the whole of it runs."""
 
+import functools
 import importlib
 import json
+import operator
 import pathlib
 import subprocess
 import sys
+import time
 import warnings
 
 import jax
@@ -29,6 +32,7 @@ def neighbour(name):
 
 
 alone = neighbour("mdn_alone")
+apart = neighbour("apart")
 figure = neighbour("mdn_figure")
 formulas = neighbour("mdn_formulas")
 gates = neighbour("mdn_gates")
@@ -183,7 +187,8 @@ def test_disagreement_ends_the_benchmark():
 
 def test_ours_missing_is_a_row_and_plain_the_measure(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mdnjax", None)
-    row = alone.measure(formulas.Shape(8, 2, 2), race.Settings(rounds=1, peers=()))
+    settings = race.Settings(rounds=1, peers=(), together=True)
+    row = alone.measure(formulas.Shape(8, 2, 2), settings)
     alone.print_row(row)
     assert row["reference"] == race.PLAIN
     assert race.OURS in row["missing"]
@@ -202,35 +207,89 @@ def test_counts_of_outputs_exponentials_and_traffic():
     assert limits.copy_traffic(formulas.Shape(65536, 20, 2)) == 65536 * 640
 
 
-def test_a_slow_contestant_has_fewer_rounds(monkeypatch):
-    count = {"slow": 0, "quick": 0}
-    cost = {"slow": 5.0, "quick": 0.1}
-    now = [0.0]
+class Turning:
+    """A contestant that turns the clock by what it costs, and counts its runs."""
 
-    def contestant(name):
-        def run():
-            count[name] += 1
-            now[0] += cost[name]
+    now = 0.0
 
-        return run
+    def __init__(self, seconds):
+        self.seconds, self.count = seconds, 0
 
-    with monkeypatch.context() as patch:
-        patch.setattr(measure.time, "perf_counter", lambda: now[0])
-        runs = {name: contestant(name) for name in cost}
-        seconds = measure.interleaved(runs, rounds=8, warmup=2, pause=0, patience=4)
+    def __call__(self):
+        self.count += 1
+        Turning.now += self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: Turning.now)
+
+
+def test_a_slow_contestant_has_fewer_rounds(clock):
+    runs = {"slow": Turning(5.0), "quick": Turning(0.125)}
+    seconds = measure.interleaved(runs, rounds=8, warmup=2, pause=0, patience=4)
     assert {name: len(times) for name, times in seconds.items()} == {"slow": 3, "quick": 8}
-    assert count == {"slow": 1 + 3, "quick": 2 + 8}
-    assert measure.ratio(seconds["slow"], seconds["quick"]).median == pytest.approx(50)
+    assert {name: run.count for name, run in runs.items()} == {"slow": 1 + 3, "quick": 2 + 8}
+    assert measure.ratio(seconds["slow"], seconds["quick"]).median == pytest.approx(40)
+
+
+def test_settling_is_not_timed(clock):
+    run = Turning(0.5)
+    assert measure.timed(run, settle=3) == 0.5
+    assert run.count == 3 + 1
+    assert measure.timed(run, settle=1, seconds=2.0) == 0.5
+    assert run.count == 4 + 4 + 1
+    (times,) = measure.interleaved({"": run}, rounds=2, warmup=1, pause=0, settle=2).values()
+    np.testing.assert_array_equal(times, [0.5, 0.5])
+    assert run.count == 9 + 1 + 2 * 3
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """`Apart` of contestants with one run each; processes find the benchmarks on their path."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def processes(**runs):
+        builders = {name: (dict, ([("run", run)],)) for name, run in runs.items()}
+        return apart.Apart(builders, settle=1, patience=4.0)
+
+    return processes
+
+
+def test_contestants_apart_run_in_turn(processes):
+    runs = {
+        "slow": functools.partial(time.sleep, 0.03),
+        "quick": functools.partial(time.sleep, 0),
+        # More than the heap ever keeps, so that it comes afresh on every run.
+        "hungry": functools.partial(operator.mul, b"x", 100_000_000),
+    }
+    with processes(**runs) as running:
+        seconds = running.race("run", runs, rounds=2, pause=0)
+        fresh = running.fresh_bytes
+        (again,) = running.race("run", ["quick"], rounds=3, pause=0).values()
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys(runs, 2)
+    assert len(again) == 3
+    assert max(seconds["quick"]) < 0.03 <= min(seconds["slow"])
+    assert fresh["hungry"] > 100_000 + fresh["quick"]  # in pages that may be of 2 MB
+
+
+def test_a_contestant_whose_process_ends_is_named(processes, capfd):
+    running = processes(quick=functools.partial(time.sleep, 0))
+    running._builders["broken"] = (int, ("no such contestant",))
+    with pytest.raises(RuntimeError, match="the process of 'broken' ended"):
+        running.__enter__()
+    assert "no such contestant" in capfd.readouterr().err
 
 
 def test_gates():
-    ratio = {race.PLAIN: 4.1, race.BEST: 0.9, "numpyro": 7.0, limits.SUMMED: 0.4}
+    ratio = {race.PLAIN: 4.1, race.BEST: 0.9, race.ROWS: 1.2, "numpyro": 7.0, limits.SUMMED: 0.4}
     row = {"section": "alone", "reference": race.OURS, "covariance": "isotropic"}
     row |= {"batch": 65536, "components": 20, "dim": 2}
     row["ratio"] = {"gradient": ratio | {limits.WRITTEN: 0.6}}
     found = {(gate.what.split(": ")[1], gate.bound): gate for gate in gates.gates([row])}
     assert found[f"{race.PLAIN} / ours", 4.0].holds
     assert not found[f"{race.BEST} / ours", 0.95].holds
+    assert found[f"{race.ROWS} / ours", 0.95].holds
     assert found["numpyro / ours", 6.0].holds
     assert not found["numpyro / ours", 8.0].holds
     floor = found["ours / exponentials", 2.0]  # the floor is the faster of the two ways
@@ -274,7 +333,8 @@ def test_quick_runs_and_writes(tmp_path):
     assert {row["section"] for row in written["rows"]} == {"alone", "sweep"}
     (row,) = [row for row in written["rows"] if row["section"] == "alone"]
     expected = {race.OURS, race.PLAIN, race.BEST, limits.COPY, limits.SUMMED, limits.WRITTEN}
-    assert set(row["seconds"]["gradient"]) == expected
+    assert set(row["seconds"]["gradient"]) - {race.ROWS} == expected
+    assert set(row["fresh_bytes"]) - {race.ROWS} == expected
     assert row["temporary_bytes"][race.OURS] is not None
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     assert "value and gradient, times that of mdnjax" in done.stdout
