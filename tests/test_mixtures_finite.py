@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 import mdnjax as mdn
 
 KINDS = ("isotropic", "diagonal", "full")
-SHAPES = ((1, 1), (2, 1), (8, 1), (3, 2), (8, 2), (4, 3), (8, 9), (1, 64))
+SHAPES = ((1, 1), (2, 1), (8, 2), (4, 3), (8, 9), (1, 64), (12, 2), (40, 1), (200, 1))
 GRID = [(kind, k, dim) for kind in KINDS for k, dim in SHAPES]
+# Where the core changes its method, beside the shapes above: see test_mixtures_gradients.py.
+GRID += [("diagonal", 12, 17), ("full", 12, 4), ("full", 2, 16), ("full", 2, 17)]
 EXTREMES = {
     np.float32: [0, np.finfo(np.float32).tiny, 1e-20, 1, 30, 90, 1e4, 1e19, 3e38],
     np.float64: [0, np.finfo(np.float64).tiny, 1e-160, 1, 30, 700, 1e4, 1e154, 1.7e308],
@@ -169,7 +171,8 @@ def reference(head, raw, y):
         slack + (roundings * pi * (1 + finite_shift[settled]) + 2 * tiny)[..., None],
         d_s_size * (slack + roundings * gamma_),
         size * slack + gamma_ * error_loc + tiny,
-        np.abs(outer) * slack + gamma_ * outer_error + tiny,
+        # w, smaller than the smallest normal number, may have flushed to zero.
+        np.abs(outer) * slack + gamma_ * outer_error + tiny * (1 + np.abs(delta[..., column])),
     ]
     if not full:
         gradient, bound = gradient[:3], bound[:3]
@@ -251,9 +254,12 @@ def test_the_same_in_double_precision(kind, k, dim):
         check(head, raw, y, least=100)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_log_prob_of_the_mixture_is_finite_too(kind):
-    head = make_head(kind, 3, 2)
+@pytest.mark.parametrize(
+    ("kind", "k", "dim"),
+    [("isotropic", 12, 2), ("diagonal", 12, 2), ("full", 3, 2), ("full", 12, 4)],
+)
+def test_log_prob_of_the_mixture_is_finite_too(kind, k, dim):
+    head = make_head(kind, k, dim)
     raw, y = make_rows(head, np.float32)
 
     @jax.jit
@@ -300,23 +306,100 @@ def test_the_scale_is_divided_out_before_squaring():
     assert float(mdn.nll(head, raw, y)) == pytest.approx(expected, rel=1e-6)
 
 
+def formulas(head, raw, y):
+    """The documented formulas in float64: value and gradient, of saturated exp(-s) and w."""
+    k, dim = head.num_components, head.dim
+    rows = raw.astype(np.float64).reshape(len(raw), -1, k).swapaxes(1, 2)
+    scales = 1 if head.covariance == "isotropic" else dim
+    logits, s, loc, upper = np.split(rows, [1, 1 + scales, 1 + scales + dim], axis=2)
+    none = np.isneginf(logits).all(axis=1, keepdims=True)
+    log_pi = scipy.special.log_softmax(np.where(none, 0, logits), axis=1)[..., 0]
+    s = np.broadcast_to(s, loc.shape)
+    row, column = np.triu_indices(dim, 1)
+    unit = np.broadcast_to(np.eye(dim), (*loc.shape, dim)).copy()
+    if head.covariance == "full":
+        unit[..., row, column] = upper
+    delta = y.astype(np.float64)[:, None] - loc
+    inverse = np.exp(-np.clip(s, -87, 87))
+    z = inverse * np.einsum("nkij,nkj->nki", unit, delta)
+    joint = log_pi - s.sum(-1) - 0.5 * (z**2).sum(-1) - 0.5 * dim * np.log(2 * np.pi)
+    gamma = scipy.special.softmax(joint, axis=1)[..., None]
+    largest = float(np.finfo(np.float32).max) / (8 * dim * k)
+    w = np.clip(gamma * inverse * z, -largest, largest)
+    d_s = gamma * (1 - z**2)
+    gradient = [
+        np.exp(log_pi)[..., None] - gamma,
+        d_s.sum(-1, keepdims=True) if head.covariance == "isotropic" else d_s,
+        -np.einsum("nkij,nki->nkj", unit, w),
+        w[..., row] * delta[..., column] if head.covariance == "full" else w[..., :0],
+    ]
+    in_y = -gradient[2].sum(1)
+    gradient = np.concatenate(gradient, axis=2).swapaxes(1, 2).reshape(raw.shape)
+    return -scipy.special.logsumexp(joint, axis=1), gradient, in_y
+
+
+def assert_formulas(head, raw, y):
+    for got, expected in zip(loss_and_gradients(head)(raw, y), formulas(head, raw, y), strict=True):
+        blocks = [Ellipsis] if got.shape != raw.shape else [(..., b) for b in blocks_of(head)]
+        for block in filter(lambda b: expected[b].size, blocks):
+            size = np.max(np.abs(expected[block]))
+            np.testing.assert_allclose(got[block], expected[block], rtol=1e-3, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("k", [3, 12, 40])
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_logits_minus_infinity_are_equal_weights(kind):
-    head = make_head(kind, 4, 2)
+def test_log_scales_at_the_edge_of_the_domain_and_beyond(kind, k):
+    """Each component alike in z, and in weight, at a log-scale of its own."""
+    head = make_head(kind, k, 2)
+    rng = np.random.default_rng(k)
+    edges = [-300, -88, -87, -80, -1, 0, 80, 87, 88, 300]
+    if kind == "full":  # whose products R delta saturate before, and w delta flushes to zero
+        edges = [-60, -30, -1, 0, 30, 60]
+    s = rng.choice(edges, size=(6, 1, k))
+    rows = rng.normal(size=(6, head.num_outputs // k, k))
+    scales = 1 if kind == "isotropic" else 2
+    rows[:, :1] += 2 * s
+    rows[:, 1 : 1 + scales] = s
+    away = np.sign(rows[:, 1 + scales : 3 + scales]) * rng.uniform(1, 2, size=(6, 2, k))
+    rows[:, 1 + scales : 3 + scales] = away * np.exp(np.clip(s, -87, 87))
+    rows[:, 3 + scales :] *= np.abs(s) <= 80  # or products of R would leave the domain
+    assert_formulas(head, rows.reshape(6, -1).astype(np.float32), np.zeros((6, 2), np.float32))
+
+
+@pytest.mark.parametrize("k", [3, 12, 40])
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_without_measure_and_without_weight(kind, k):
+    """Of huge logits only the largest count; those of -inf do not, unless all are."""
+    head = make_head(kind, k, 2)
+    rng = np.random.default_rng(k)
+    raw = rng.normal(size=(8, head.num_outputs)).astype(np.float32)
+    raw[0, :k], raw[1, :k] = -np.inf, 1e30
+    raw[2, 1], raw[3, k - 1] = 1e30, 1e30
+    raw[4, [0, k - 1]] = 1e30
+    raw[5, 1:k], raw[6, : k - 1] = -np.inf, -1e30
+    raw[7, :k] = np.where(np.arange(k) % 2, -np.inf, -1e30)
+    assert_formulas(head, raw, rng.normal(size=(8, 2)).astype(np.float32))
+
+
+@pytest.mark.parametrize(("kind", "k"), [("isotropic", 4), ("diagonal", 12), ("full", 40)])
+def test_all_logits_minus_infinity_are_equal_weights(kind, k):
+    head = make_head(kind, k, 2)
     rng = np.random.default_rng(0)
     raw, y = rng.normal(size=(5, head.num_outputs)).astype(np.float32), np.zeros((5, 2), np.float32)
     even, none = raw.copy(), raw.copy()
-    even[:, :4], none[:, :4] = 0, -np.inf
+    even[:, :k], none[:, :k] = 0, -np.inf
     compiled = loss_and_gradients(head)
     for a, b in zip(compiled(none, y), compiled(even, y), strict=True):
         a, b = np.array(a), np.array(b)
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nan_in_nan_out(kind):
-    head = make_head(kind, 2, 3)
-    width = head.num_outputs + 3
+@pytest.mark.parametrize(
+    ("kind", "k", "dim"), [*((kind, 2, 3) for kind in KINDS), ("diagonal", 12, 2), ("full", 40, 2)]
+)
+def test_nan_in_nan_out(kind, k, dim):
+    head = make_head(kind, k, dim)
+    width = head.num_outputs + dim
     rows = np.full((width, width), 0.5, np.float32)
     np.fill_diagonal(rows, np.nan)
     raw, y = np.split(rows, [head.num_outputs], axis=1)

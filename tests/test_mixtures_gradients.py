@@ -1,6 +1,7 @@
 """The closed forms against autodiff of the naive formula, finite differences and the equations."""
 
 import collections
+import functools
 import itertools
 
 import jax
@@ -14,9 +15,12 @@ from jax.extend.core import jaxprs_in_params
 import mdnjax as mdn
 
 KINDS = ("isotropic", "diagonal", "full")
-SHAPES = ((1, 1), (64, 2), (5, 9), (2, 64))
+# The core has a way of its own of each number of components, up to 8, 31, 128 and beyond,
+SHAPES = ((1, 1), (5, 3), (12, 2), (40, 2), (200, 1))
 CASES = [(kind, k, dim) for kind in KINDS for k, dim in SHAPES]
-CASES += [("full", 3, 8)]  # products of triangular matrices change their method after D = 8
+# and of dimensions: sums after 8, blocks of rows after 3 (full) or 16, dense products after 16.
+CASES += [("isotropic", 12, 9), ("diagonal", 12, 17)]
+CASES += [("full", 12, 4), ("full", 1, 16), ("full", 2, 17)]
 
 
 @pytest.fixture(autouse=True)
@@ -141,9 +145,11 @@ def test_first_and_second_order_agree_with_the_naive_formula_and_differences(kin
     assert_close(gradient[0], equations)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_order_of_differentiation_gives_the_same_hessian(kind):
-    head, raw, y = random_case(kind, 3, 2, batch=1)
+@pytest.mark.parametrize(
+    ("kind", "k", "dim"), [("isotropic", 3, 2), ("diagonal", 12, 2), ("full", 2, 4)]
+)
+def test_every_order_of_differentiation_gives_the_same_hessian(kind, k, dim):
+    head, raw, y = random_case(kind, k, dim, batch=1)
     raw, y = raw[0], y[0]
     size = raw.size
 
@@ -184,10 +190,10 @@ def test_third_order():
     jax.test_util.check_grads(loss, (raw, y), order=3, modes=["fwd"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_derivatives_in_one_argument_alone(kind):
+@pytest.mark.parametrize(("kind", "k"), [("isotropic", 3), ("diagonal", 12), ("full", 40)])
+def test_derivatives_in_one_argument_alone(kind, k):
     """The rule leaves out what is not asked for, and must not leave out more."""
-    head, raw, y = random_case(kind, 3, 2)
+    head, raw, y = random_case(kind, k, 2)
 
     def loss(raw, y):
         return jnp.sum(mdn.nll(head, raw, y) * jnp.array([1.0, -2.0]))
@@ -203,15 +209,15 @@ def test_derivatives_in_one_argument_alone(kind):
         )
         # Part of the raw vector only: some leaves of the rule's tangents are symbolic zeros.
         middle = jax.grad(
-            lambda part: loss(jnp.concatenate([raw[:, :3], part, raw[:, 6:]], axis=1), y)
-        )(raw[:, 3:6])
+            lambda part: loss(jnp.concatenate([raw[:, :k], part, raw[:, 2 * k :]], axis=1), y)
+        )(raw[:, k : 2 * k])
         return both, alone, forward, middle
 
     both, alone, forward, middle = each(raw, y)
     assert_close(alone, both, 1e-14)
     dots = np.vdot(both[0], raw), np.vdot(both[1], y)
     assert_close(forward, (*map(np.asarray, dots), np.asarray(sum(dots))), 1e-12)
-    assert_close(middle, both[0][:, 3:6], 1e-14)
+    assert_close(middle, both[0][:, k : 2 * k], 1e-14)
 
 
 @pytest.mark.parametrize("kind", ["isotropic", "full"])
@@ -262,10 +268,19 @@ def test_transformations_commute(kind):
     assert_close(*hessians, 1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_derivatives_in_the_mixture_itself(kind):
+@pytest.mark.parametrize(
+    ("kind", "k", "dim"),
+    [
+        ("isotropic", 12, 2),
+        ("diagonal", 12, 2),
+        ("diagonal", 40, 17),
+        ("full", 3, 2),
+        ("full", 12, 4),
+    ],
+)
+def test_derivatives_in_the_mixture_itself(kind, k, dim):
     """log_prob of a pytree: first and second order in every field; log-weights act as logits."""
-    head, raw, y = random_case(kind, 3, 2)
+    head, raw, y = random_case(kind, k, dim)
     mix = head.mixture(raw)
 
     def naive(mix, y):
@@ -336,26 +351,32 @@ def test_derivatives_through_the_constructors():
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_weight_of_zero_has_finite_derivatives_of_both_orders(kind):
-    head, raw, y = random_case(kind, 4, 2)
-    empty = raw.copy()
-    empty[:, [1, 3]] = -np.inf
-    kept = raw.reshape(2, -1, 4)[..., [0, 2]].reshape(2, -1)
-    small = mdn.GaussianHead(num_components=2, dim=2, covariance=kind)
+@pytest.mark.parametrize(("kind", "k"), [("isotropic", 40), ("diagonal", 4), ("full", 12)])
+def test_a_weight_of_zero_has_finite_derivatives_of_both_orders(kind, k):
+    """Those of the mixture without that component."""
+    head, raw, y = random_case(kind, k, 2)
     tangent = np.random.default_rng(2).normal(size=raw.shape)
+    chosen = np.array([0, 2])
+    others = np.setdiff1d(np.arange(k), chosen)
+    empty = raw.copy()
+    empty[:, others] = -np.inf
+    small = mdn.GaussianHead(num_components=2, dim=2, covariance=kind)
 
-    def derivatives(head, raw, tangent):
-        loss = jax.value_and_grad(lambda raw: jnp.sum(mdn.nll(head, raw, y)))
-        return jax.jit(lambda raw, v: jax.jvp(loss, (raw,), (v,)))(raw, tangent)
+    def derivatives(loss, raw, tangent):
+        value_and_grad = jax.value_and_grad(lambda raw: jnp.sum(loss(raw, y)))
+        return jax.jit(lambda raw, v: jax.jvp(value_and_grad, (raw,), (v,)))(raw, tangent)
 
-    got = derivatives(head, empty, tangent)
-    expected = derivatives(small, kept, tangent.reshape(2, -1, 4)[..., [0, 2]].reshape(2, -1))
+    def kept(x):
+        return x.reshape(2, -1, k)[..., chosen].reshape(2, -1)
+
+    got = derivatives(functools.partial(mdn.nll, head), empty, tangent)
+    naive = jax.vmap(functools.partial(naive_nll, small))
+    expected = derivatives(naive, kept(raw), kept(tangent))
     for (value, gradient), (small_value, small_gradient) in zip(got, expected, strict=True):
-        assert float(value) == pytest.approx(float(small_value), rel=1e-13)
-        rows = np.asarray(gradient).reshape(2, -1, 4)
-        np.testing.assert_array_equal(rows[..., [1, 3]], 0)
-        assert_close(rows[..., [0, 2]].reshape(2, -1), small_gradient, 1e-12)
+        assert float(value) == pytest.approx(float(small_value), rel=1e-12)
+        gradient = np.asarray(gradient)
+        np.testing.assert_array_equal(gradient.reshape(2, -1, k)[..., others], 0)
+        assert_close(kept(gradient), small_gradient, 1e-11)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -398,16 +419,17 @@ def test_the_gradient_of_a_product_is_its_parts_side_by_side():
     assert_close(*each(raw, y), 1e-14)
 
 
+@pytest.mark.parametrize("k", [3, 12, 40])
 @pytest.mark.parametrize("kind", KINDS)
-def test_value_and_gradient_take_each_exponential_once(kind):
+def test_value_and_gradient_take_each_exponential_once(kind, k):
     """Of the logits, of minus the log-scales, of the log-joint; two logarithms."""
-    head, raw, y = random_case(kind, 3, 2)
+    head, raw, y = random_case(kind, k, 2)
     loss = jax.value_and_grad(lambda raw: jnp.sum(mdn.nll(head, raw, y)))
     taken = collections.Counter()
     for equation in equations(jax.make_jaxpr(loss)(raw).jaxpr):
         taken[equation.primitive.name] += equation.outvars[0].aval.size
     scales = 1 if kind == "isotropic" else 2
-    assert taken["exp"] == len(raw) * (2 + scales) * 3
+    assert taken["exp"] == len(raw) * (2 + scales) * k
     assert taken["log"] == len(raw) * 2
 
 

@@ -3,8 +3,8 @@
 The entries stand row by row: R_01, R_02, ..., R_0D, R_12, ... . Vectors and packed matrices come
 in blocks of rows `[..., *, K]`, one by one or all together. Up to D = 16 the products go entry by
 entry and touch no zero, which is fastest but is traced once an entry; beyond, they go through dense
-matrices, and compile far sooner. Every product saturates where a sum of D of them could overflow,
-so that no inf - inf can arise.
+matrices, and compile far sooner. Every product saturates where a sum of D of them, or of those of
+all components, could overflow, so that no inf - inf can arise.
 """
 
 import itertools
@@ -31,7 +31,7 @@ def _dim(upper: Array) -> int:
 
 
 def _product(a: Array, b: Array, dim: int) -> Array:
-    limit = float(jnp.finfo(a.dtype).max) / (8 * dim)
+    limit = float(jnp.finfo(a.dtype).max) / (8 * dim * a.shape[-1])
     return jnp.clip(a * b, -limit, limit)
 
 

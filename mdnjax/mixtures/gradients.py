@@ -123,8 +123,8 @@ in vectors then are the examples, whose numbers it has to gather from as many ro
 and the sum of few are found one by one, and the exponentials of short rows side by side.
 """
 
-_FEW_DIMENSIONS = 8
-"""Summed one by one: on CPU a reduction over so few costs more than they do."""
+_FEW_DIMENSIONS, _FEW_NUMBERS = 8, 256
+"""Summed one by one: on CPU a reduction over so few dimensions, or numbers in all, costs more."""
 
 
 def _sum(x: Array) -> Array:
@@ -149,7 +149,13 @@ def _shifted(logits: Array, peak: Array) -> Array:
     A logit of -inf is a weight of zero. As the lowest number it still is, beside any other, and
     where there is no other all are equal, as in `log_softmax`.
     """
-    return jnp.maximum(logits, -_largest(logits.dtype)) - peak
+    return _finite(logits) - peak
+
+
+def _finite(logits: Array) -> Array:
+    # A clamp, since XLA:CPU would take a maximum into a library kernel, whose maximum drops NaN.
+    lowest, highest = (jnp.asarray(x, logits.dtype) for x in (-_largest(logits.dtype), jnp.inf))
+    return lax.clamp(lowest, logits, highest)
 
 
 def _exponentials(parameters: Parameters, peak: Array) -> tuple[Array, list[Array]]:
@@ -189,10 +195,10 @@ def _add(terms: Iterable[Array]) -> Array:
     return functools.reduce(jnp.add, terms)
 
 
-def _sum_rows(x: Array) -> Array:
-    """Over the dimensions: `[..., D, K]` -> `[..., K]`."""
-    dim = x.shape[-2]
-    if dim > _FEW_DIMENSIONS:
+def _sum_rows(x: Array, *, few: int = _FEW_NUMBERS) -> Array:
+    """Over the dimensions: `[..., D, K]` -> `[..., K]`; one by one of so few numbers."""
+    dim, num_components = x.shape[-2:]
+    if dim > _FEW_DIMENSIONS and dim * num_components > few:
         return jnp.sum(x, axis=-2)
     return _add(x[..., i, :] for i in range(dim))
 
@@ -204,12 +210,13 @@ def _like(pattern: Sequence[Array], blocks: Sequence[Array]) -> Sequence[Array]:
     return triangular.rows(blocks) if len(pattern) > 1 else [jnp.concatenate(blocks, axis=-2)]
 
 
-def posterior(parameters: Parameters, y: Array) -> Posterior:
+def posterior(parameters: Parameters, y: Array, *, with_gradient: bool = False) -> Posterior:
     """Evaluates log p(y) and everything its derivatives are made of.
 
     Args:
         parameters: The mixtures; batch shapes equal to that of `y`.
         y: `[..., D]`.
+        with_gradient: Whether they follow. It changes no number, but what is fast.
 
     Returns:
         The `Posterior`.
@@ -219,7 +226,7 @@ def posterior(parameters: Parameters, y: Array) -> Posterior:
     # |z| <= sqrt(largest / (4 D)) keeps |z|^2 summed over D dimensions a quarter of the largest.
     z_limit = math.sqrt(largest / (4 * max(dim, 64)))
     # exp of the logits serves both pi and its normaliser: each exponential is taken once.
-    largest_logit = _peak(jnp.maximum(parameters.logits, -largest))
+    largest_logit = _peak(_finite(parameters.logits))
     unnormalised, inverse_scale = _exponentials(parameters, largest_logit)
 
     heights = [block.shape[-2] for block in parameters.loc]
@@ -232,7 +239,10 @@ def posterior(parameters: Parameters, y: Array) -> Posterior:
         by = _like(scaled, inverse_scale)
     z = [_clip(u * r, z_limit) for u, r in zip(scaled, by, strict=True)]
 
-    square = _add(_sum_rows(block * block) for block in z)
+    # A sum one by one has z of many dimensions kept, which the isotropic gradient does better
+    # without: of one exp(-s), z is cheap to form again.
+    few = 0 if with_gradient and parameters.is_isotropic else _FEW_NUMBERS
+    square = _add(_sum_rows(block * block, few=few) for block in z)
     log_det = _add(_sum_rows(_clip(s, largest / (4 * dim))) for s in parameters.log_scale)
     repeats = dim if parameters.is_isotropic else 1
     log_normal = -0.5 * square - (repeats * log_det + 0.5 * dim * math.log(2 * math.pi))
@@ -301,7 +311,7 @@ def _log_likelihood_jvp(primals, tangents):
     # The gradient is formed here, in the forward pass, and is all that reverse mode keeps: the
     # transpose of sum(gradient * tangent) is a product with the cotangent.
     parameters, y = primals
-    at = posterior(parameters, y)
+    at = posterior(parameters, y, with_gradient=True)
     gradients = log_prob_gradient(parameters, at, with_y=not _is_zero(tangents[1]))
     log_prob_dot = jnp.zeros_like(at.log_prob)
     # Without the derivative in y there is one leaf less on the left, and it is the last.
