@@ -15,12 +15,15 @@ from jax.extend.core import jaxprs_in_params
 import mdnjax as mdn
 
 KINDS = ("isotropic", "diagonal", "full")
-# The core has a way of its own of each number of components, up to 8, 31, 128 and beyond,
-SHAPES = ((1, 1), (5, 3), (12, 2), (40, 2), (200, 1))
-CASES = [(kind, k, dim) for kind in KINDS for k, dim in SHAPES]
-# and of dimensions: sums after 8, blocks of rows after 3 (full) or 16, dense products after 16.
-CASES += [("isotropic", 12, 9), ("diagonal", 12, 17)]
-CASES += [("full", 12, 4), ("full", 1, 16), ("full", 2, 17)]
+# The core has a way of its own of each number of components, up to 8, 31, 128 and beyond, and of
+# dimensions: blocks of rows after 3 (full) or 16, sums by reduction after 8, dense products after
+# 16 (full).
+CASES = [
+    *(("isotropic", *shape) for shape in ((1, 1), (5, 3), (12, 2), (40, 9), (200, 1))),
+    *(("diagonal", *shape) for shape in ((5, 3), (12, 2), (40, 2), (12, 17))),
+    *(("full", *shape) for shape in ((1, 1), (5, 3), (12, 2), (40, 2), (200, 2))),
+    *(("full", *shape) for shape in ((12, 4), (1, 16), (2, 17))),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +149,7 @@ def test_first_and_second_order_agree_with_the_naive_formula_and_differences(kin
 
 
 @pytest.mark.parametrize(
-    ("kind", "k", "dim"), [("isotropic", 3, 2), ("diagonal", 12, 2), ("full", 2, 4)]
+    ("kind", "k", "dim"), [("isotropic", 3, 2), ("diagonal", 12, 2), ("full", 3, 2)]
 )
 def test_every_order_of_differentiation_gives_the_same_hessian(kind, k, dim):
     head, raw, y = random_case(kind, k, dim, batch=1)
@@ -271,10 +274,10 @@ def test_transformations_commute(kind):
 @pytest.mark.parametrize(
     ("kind", "k", "dim"),
     [
-        ("isotropic", 12, 2),
+        ("isotropic", 3, 2),
         ("diagonal", 12, 2),
         ("diagonal", 40, 17),
-        ("full", 3, 2),
+        ("full", 12, 3),
         ("full", 12, 4),
     ],
 )
