@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import ProductHead as ProductHead
     from mdnjax.mixtures import bias as bias
     from mdnjax.mixtures import covariance as covariance
+    from mdnjax.mixtures import crps as crps
+    from mdnjax.mixtures import energy_score as energy_score
     from mdnjax.mixtures import linear_nll as linear_nll
     from mdnjax.mixtures import log_prob as log_prob
     from mdnjax.mixtures import mean as mean
@@ -43,7 +45,9 @@ __all__ = [
     "ProductHead",
     "bias",
     "covariance",
+    "crps",
     "datasets",
+    "energy_score",
     "linear_nll",
     "log_prob",
     "mean",

@@ -19,6 +19,8 @@ from mdnjax.mixtures.moments import most_probable as most_probable
 from mdnjax.mixtures.moments import variance as variance
 from mdnjax.mixtures.sampling import sample as sample
 from mdnjax.mixtures.sampling import sample_from_noise as sample_from_noise
+from mdnjax.mixtures.scores import crps as crps
+from mdnjax.mixtures.scores import energy_score as energy_score
 
 __all__ = [
     "BernoulliHead",
@@ -29,6 +31,8 @@ __all__ = [
     "ProductHead",
     "bias",
     "covariance",
+    "crps",
+    "energy_score",
     "linear_nll",
     "log_prob",
     "mean",
