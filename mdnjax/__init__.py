@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import GaussianMixture as GaussianMixture
     from mdnjax.mixtures import Head as Head
     from mdnjax.mixtures import ProductHead as ProductHead
+    from mdnjax.mixtures import Standardizer as Standardizer
     from mdnjax.mixtures import bias as bias
     from mdnjax.mixtures import covariance as covariance
     from mdnjax.mixtures import crps as crps
+    from mdnjax.mixtures import dirichlet_log_prior as dirichlet_log_prior
     from mdnjax.mixtures import energy_score as energy_score
     from mdnjax.mixtures import linear_nll as linear_nll
     from mdnjax.mixtures import log_prob as log_prob
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import sample as sample
     from mdnjax.mixtures import temper as temper
     from mdnjax.mixtures import variance as variance
+    from mdnjax.mixtures import weight_entropy as weight_entropy
 
 __version__ = "0.1.0"
 
@@ -43,10 +46,12 @@ __all__ = [
     "GaussianMixture",
     "Head",
     "ProductHead",
+    "Standardizer",
     "bias",
     "covariance",
     "crps",
     "datasets",
+    "dirichlet_log_prior",
     "energy_score",
     "linear_nll",
     "log_prob",
@@ -63,6 +68,7 @@ __all__ = [
     "temper",
     "training",
     "variance",
+    "weight_entropy",
 ]
 
 _ROOMS = frozenset({"datasets", "mixtures", "nets", "plotting", "strokes", "training"})

@@ -17,10 +17,13 @@ from mdnjax.mixtures.moments import covariance as covariance
 from mdnjax.mixtures.moments import mean as mean
 from mdnjax.mixtures.moments import most_probable as most_probable
 from mdnjax.mixtures.moments import variance as variance
+from mdnjax.mixtures.priors import dirichlet_log_prior as dirichlet_log_prior
+from mdnjax.mixtures.priors import weight_entropy as weight_entropy
 from mdnjax.mixtures.sampling import sample as sample
 from mdnjax.mixtures.sampling import sample_from_noise as sample_from_noise
 from mdnjax.mixtures.scores import crps as crps
 from mdnjax.mixtures.scores import energy_score as energy_score
+from mdnjax.mixtures.standardizer import Standardizer as Standardizer
 
 __all__ = [
     "BernoulliHead",
@@ -29,9 +32,11 @@ __all__ = [
     "GaussianMixture",
     "Head",
     "ProductHead",
+    "Standardizer",
     "bias",
     "covariance",
     "crps",
+    "dirichlet_log_prior",
     "energy_score",
     "linear_nll",
     "log_prob",
@@ -44,4 +49,5 @@ __all__ = [
     "sample_from_noise",
     "temper",
     "variance",
+    "weight_entropy",
 ]
