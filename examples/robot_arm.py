@@ -1,0 +1,365 @@
+"""The robot arm: one position of the hand, two sets of joint angles that reach it.
+
+Two links in a plane, a shoulder and an elbow. Where the angles put the hand is
+a formula; which angles put the hand *there* is the question a robot asks, and
+most positions have two answers, elbow up and elbow down (Bishop 1994).
+
+Two networks of the same size learn to answer from examples. One is trained by
+least squares and learns the mean of the right answers, which is wrong: the arm
+stretched out, past its goal. The other is a mixture density network and learns
+both. This program measures how far the hand ends from where it should be, and
+draws it.
+
+With no arguments it takes about a minute on two CPU cores. Training positions
+come fresh from the formula at every step; --points 1000 is Bishop's setting.
+"""
+
+import time
+
+STARTED = time.monotonic()
+
+# ruff: noqa: E402 - the clock starts before the imports
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import robot_arm_pictures as pictures
+from flax import nnx
+
+import mdnjax as mdn
+from mdnjax import datasets, nets, plotting, training
+from mdnjax.mixtures import Modes
+
+TEST_SEED = 1  # training seeds begin at 2^32
+RADIUS = 0.05  # radians within which a solution counts as found ...
+WEIGHT = 0.05  # ... by a mode, or by a component of at least this weight
+
+
+class Solvers(NamedTuple):
+    """Both answers to where the joints should be; positions `[N, 2]` in arm lengths.
+
+    Attributes:
+        average: Least squares: angles `[N, 2]`, radians.
+        density: The mixture density network: a mixture over the angles, of batch shape `[N]`.
+    """
+
+    average: Callable[[Any], jax.Array]
+    density: Callable[[Any], mdn.GaussianMixture]
+
+
+class Scores(NamedTuple):
+    """What the test says of the solvers.
+
+    Attributes:
+        errors: For each way to choose one answer, the distances `[N]` from hand to goal.
+        both: `[N]`, where both solutions are within the joints' ranges.
+        found: `[N]`, where both were found.
+        nats: -log p of the angles, mean.
+        floor: That of the exact solutions, as wide as the narrowest component may be.
+    """
+
+    errors: dict[str, np.ndarray]
+    both: np.ndarray
+    found: np.ndarray
+    nats: float
+    floor: float
+
+
+def main() -> None:
+    """Learns, measures, draws."""
+    arguments = parse_arguments()
+    try:
+        run(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"robot_arm.py: {error}")
+    except training.NonFiniteError as error:
+        sys.exit(f"robot_arm.py: {error}\nTry a smaller --lr.")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = functools.partial(parser.add_argument, metavar="N", type=count)
+    option("--components", metavar="K", default=2, help="Gaussians in the mixture (2)")
+    option("--layers", default=3, help="hidden layers of each network (3)")
+    option("--width", default=64, help="tanh units a layer (64)")
+    option("--steps", default=5000, help="training steps of each network (5000)")
+    option("--batch", default=1024, help="positions a step (1024)")
+    option("--points", help="learn from N positions only, not from fresh ones at each step")
+    option("--lr", metavar="RATE", type=positive, default=0.01, help="peak learning rate (0.01)")
+    option(
+        "--floor",
+        metavar="RAD",
+        type=positive,
+        default=0.02,
+        help="standard deviation that no component goes below, in radians (0.02): without noise "
+        "the likelihood has no upper bound",
+    )
+    option("--test", default=100_000, help="positions to be judged on (100000)")
+    option("--seed", type=natural, default=0, help="of all randomness but the test's (0)")
+    option(
+        "--out",
+        metavar="FOLDER",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/robot_arm"),
+        help="for pictures and metrics (runs/robot_arm)",
+    )
+    return parser.parse_args(argv)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return number
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """The whole story, in order."""
+    # What would fail at the end fails now: a missing Matplotlib, a folder that is read-only.
+    with plotting.house_style():
+        pass
+    training.check_folder(arguments.out)
+    device = jax.devices()[0]
+    print(
+        f"{device.device_kind} ({device.platform}), jax {jax.__version__}, "
+        f"Python {platform.python_version()}"
+    )
+    solvers = learn(arguments)
+    learned = time.monotonic() - STARTED
+    test = datasets.robot_arm(arguments.test, seed=TEST_SEED)
+    scores = judge(solvers, test, arguments.floor)
+    print_scores(scores)
+    draw(arguments.out, solvers)
+    write_metrics(arguments, scores, learned)
+    print(
+        f"in {arguments.out}: arms.png, errors.png, path.gif, metrics.json\n"
+        f"learned in {learned:.0f} s, done in {time.monotonic() - STARTED:.0f} s"
+    )
+
+
+def learn(arguments: argparse.Namespace) -> Solvers:
+    """Trains a network by least squares, and one of the same size by maximum likelihood."""
+    batches = training_batches(arguments)
+    sample = datasets.robot_arm(min(arguments.points or 10_000, 10_000), seed=first_seed(arguments))
+    # Positions are standardised. Angles stay in radians, as does all that is said of them.
+    mean, std = sample.inputs.mean(0, keepdims=True), sample.inputs.std(0, keepdims=True)
+    hidden = (arguments.width,) * arguments.layers
+
+    def train(
+        output: int | nnx.Module, nats: Callable[[jax.Array, jax.Array], jax.Array]
+    ) -> Callable[[Any], jax.Array]:
+        module = nets.MLP(2, hidden, output, rngs=nnx.Rngs(arguments.seed))
+        network = nets.functional(module)
+
+        def predict(params: Any, position: Any) -> jax.Array:
+            return network.apply(params, {}, (position - mean) / std)[0]
+
+        def loss(
+            params: Any, state: Any, batch: datasets.Pairs, key: jax.Array
+        ) -> tuple[jax.Array, jax.Array, Any]:
+            del key
+            values = nats(predict(params, batch.inputs), jnp.asarray(batch.targets))
+            return values, jnp.ones_like(values), state
+
+        result = training.fit(
+            loss,
+            network.params,
+            network.state,
+            batches,
+            optimizer=training.muon(lambda name: name.startswith("layers/")),
+            schedule=training.Schedule(peak=arguments.lr, warmup=100),
+            seed=arguments.seed,
+            steps=arguments.steps,
+            validations=4,
+        )
+        if result.signal is not None:
+            sys.exit(128 + result.signal)
+        return jax.jit(functools.partial(predict, result.params))
+
+    print("least squares")
+    # -log N(y | f(x), I), but for its constant.
+    average = train(2, lambda raw, angles: 0.5 * jnp.sum((angles - raw) ** 2, axis=-1))
+
+    print("mixture density network")
+    head = mdn.GaussianHead(num_components=arguments.components, dim=2)
+
+    def mixture(raw: jax.Array) -> mdn.GaussianMixture:
+        # Angles known exactly have no density: -log p would fall without end as the scales shrink,
+        # and ever larger gradients would drown what is still to be learned elsewhere. So variances
+        # are sigma^2 + floor^2; where the floor rules, -log p is least squares on each branch.
+        mix = head.mixture(raw)
+        floor = jnp.full_like(mix.log_scale, math.log(arguments.floor))
+        return dataclasses.replace(mix, log_scale=0.5 * jnp.logaddexp(2 * mix.log_scale, 2 * floor))
+
+    bias = nets.bias_from_targets(jax.random.key(arguments.seed), head, sample.targets)
+    output = nets.MixtureDense(
+        arguments.width, head, bias=bias, rngs=nnx.Rngs(params=arguments.seed + 1)
+    )
+    raw = train(output, lambda raw, angles: -mdn.log_prob(mixture(raw), angles))
+    return Solvers(average, jax.jit(lambda position: mixture(raw(position))))
+
+
+def training_batches(arguments: argparse.Namespace) -> Callable[[int], datasets.Pairs]:
+    """The batch of each step: fresh pairs, or some (at most all) of as many as there are."""
+    first, size, points = first_seed(arguments), arguments.batch, arguments.points
+    if points is None:
+        return lambda step: datasets.robot_arm(size, seed=first + step)
+    data = datasets.robot_arm(points, seed=first)
+    if points <= size:
+        return lambda _: data
+
+    def batch(step: int) -> datasets.Pairs:
+        chosen = np.random.default_rng((first, step)).choice(points, size, replace=False)
+        return datasets.Pairs(data.inputs[chosen], data.targets[chosen])
+
+    return batch
+
+
+def first_seed(arguments: argparse.Namespace) -> int:
+    """The seed of the first training data; those that follow belong to this run, too."""
+    return (arguments.seed + 1) << 32
+
+
+def judge(solvers: Solvers, test: datasets.Pairs, floor: float) -> Scores:
+    """Sends the hand to every test position, and asks the density for both solutions."""
+    mix = solvers.density(test.inputs)
+    peaks = jax.jit(mdn.modes)(mix)
+    answers = {
+        "least squares": solvers.average(test.inputs),
+        "most probable component": mdn.most_probable(mix),
+        "global mode": peaks.points[:, 0],
+    }
+    exact = datasets.arm_solutions(test.inputs)
+    both = np.all(exact.allowed, axis=-1)
+    ideal = mdn.GaussianMixture.isotropic(
+        jnp.asarray(exact.angles, jnp.float32),
+        jnp.full(exact.allowed.shape, floor),
+        weights=exact.allowed,
+    )
+    return Scores(
+        {name: pictures.distance(angles, test.inputs) for name, angles in answers.items()},
+        both,
+        both & found(mix, peaks, exact.angles).all(axis=-1),
+        float(-mdn.log_prob(mix, test.targets).mean()),
+        float(-mdn.log_prob(ideal, test.targets).mean()),
+    )
+
+
+def found(mix: mdn.GaussianMixture, peaks: Modes, angles: np.ndarray) -> np.ndarray:
+    """Whether each of the angles `[N, S, 2]` is near a mode, or a component of some weight."""
+
+    def near(points: jax.Array, counts: jax.Array) -> np.ndarray:
+        apart = np.linalg.norm(angles[:, :, None] - np.asarray(points)[:, None], axis=-1)
+        return ((apart < RADIUS) & np.asarray(counts)[:, None]).any(axis=-1)
+
+    return near(peaks.points, peaks.is_mode) | near(mix.loc, mix.weights >= WEIGHT)
+
+
+def summary(scores: Scores) -> dict[str, Any]:
+    """The scores in figures."""
+    return {
+        "position_error": {
+            name: {
+                "rms": float(np.sqrt(np.mean(error**2))),
+                "median": float(np.median(error)),
+                "99 %": float(np.quantile(error, 0.99)),
+                "worst": float(error.max()),
+            }
+            for name, error in scores.errors.items()
+        },
+        "least_squares_limit": 0.05839,
+        "positions": len(scores.both),
+        "positions_with_two_solutions": int(scores.both.sum()),
+        "both_found": float(scores.found.sum() / max(scores.both.sum(), 1)),
+        "nats": scores.nats,
+        "nats_of_the_exact_solutions": scores.floor,
+    }
+
+
+def print_scores(scores: Scores) -> None:
+    """Prints the scores as a table, and what they mean."""
+    figures = summary(scores)
+    print(f"\nfrom hand to goal, on {len(scores.both):,} test positions, in arm lengths:")
+    print(f"  {'':24} {'RMS':>8} {'median':>8} {'99 %':>8} {'worst':>8}")
+    for name, error in figures["position_error"].items():
+        print(f"  {name:24}", *(f"{value:8.5f}" for value in error.values()))
+    print(
+        f"  (the mean of the right answers, exactly: {figures['least_squares_limit']})\n"
+        f"both solutions, where both are within the joints' ranges ({scores.both.mean():.2%}):\n"
+        f"  {figures['both_found']:.2%} found: each within {RADIUS} rad of a mode, or of a "
+        f"component of weight {WEIGHT} or more\n"
+        f"-log p of the angles: {scores.nats:.3f} nats, of the exact solutions "
+        f"{scores.floor:.3f}\n"
+    )
+
+
+def draw(out: pathlib.Path, solvers: Solvers) -> None:
+    """Writes the pictures."""
+    find_modes = jax.jit(mdn.modes)
+
+    def peaks(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = find_modes(solvers.density(position))
+        return np.asarray(found.points), np.asarray(found.is_mode)
+
+    def answers(position: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "least squares": np.asarray(solvers.average(position)),
+            "most probable component": np.asarray(mdn.most_probable(solvers.density(position))),
+            "global mode": peaks(position)[0][:, 0],
+        }
+
+    plotting.save(pictures.arms(solvers.average, peaks), out / "arms.png")
+    plotting.save(pictures.error_maps(answers), out / "errors.png")
+    pictures.write_path_gif(out / "path.gif", solvers.average, peaks)
+
+
+def write_metrics(arguments: argparse.Namespace, scores: Scores, learned: float) -> None:
+    """Writes `metrics.json`."""
+    given = {n: str(v) if isinstance(v, pathlib.Path) else v for n, v in vars(arguments).items()}
+    document = {
+        "scores": summary(scores),
+        "units": {"position_error": "arm lengths", "angles": "radians"},
+        "test_seed": TEST_SEED,
+        "seconds": {"learning": learned, "all": time.monotonic() - STARTED},
+        "arguments": given,
+        "versions": training.package_versions(),
+    }
+    text = json.dumps(document, indent=2) + "\n"
+    (arguments.out / "metrics.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
