@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import ProductHead as ProductHead
     from mdnjax.mixtures import Standardizer as Standardizer
     from mdnjax.mixtures import bias as bias
+    from mdnjax.mixtures import condition as condition
     from mdnjax.mixtures import covariance as covariance
     from mdnjax.mixtures import crps as crps
     from mdnjax.mixtures import dirichlet_log_prior as dirichlet_log_prior
     from mdnjax.mixtures import energy_score as energy_score
     from mdnjax.mixtures import linear_nll as linear_nll
     from mdnjax.mixtures import log_prob as log_prob
+    from mdnjax.mixtures import marginal as marginal
     from mdnjax.mixtures import mean as mean
     from mdnjax.mixtures import most_probable as most_probable
     from mdnjax.mixtures import nll as nll
@@ -48,6 +50,7 @@ __all__ = [
     "ProductHead",
     "Standardizer",
     "bias",
+    "condition",
     "covariance",
     "crps",
     "datasets",
@@ -55,6 +58,7 @@ __all__ = [
     "energy_score",
     "linear_nll",
     "log_prob",
+    "marginal",
     "mean",
     "mixtures",
     "most_probable",

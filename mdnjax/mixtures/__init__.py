@@ -1,5 +1,7 @@
 """Mixtures p(t | x): pure functions on arrays and pytrees."""
 
+from mdnjax.mixtures.conditionals import condition as condition
+from mdnjax.mixtures.conditionals import marginal as marginal
 from mdnjax.mixtures.gaussian import CovarianceKind as CovarianceKind
 from mdnjax.mixtures.gaussian import GaussianMixture as GaussianMixture
 from mdnjax.mixtures.gaussian import bias as bias
@@ -34,12 +36,14 @@ __all__ = [
     "ProductHead",
     "Standardizer",
     "bias",
+    "condition",
     "covariance",
     "crps",
     "dirichlet_log_prior",
     "energy_score",
     "linear_nll",
     "log_prob",
+    "marginal",
     "mean",
     "most_probable",
     "nll",

@@ -12,7 +12,14 @@ Tree = TypeVar("Tree")
 
 
 def broadcast_with(
-    function: str, name: str, tree: Tree, batch_shape: Shape, y: Any, dim: int
+    function: str,
+    name: str,
+    tree: Tree,
+    batch_shape: Shape,
+    y: Any,
+    dim: int,
+    *,
+    argument: str = "y",
 ) -> tuple[Tree, Array]:
     """`tree` and `y` with one batch shape, `y` in the dtype of `tree`.
 
@@ -23,6 +30,7 @@ def broadcast_with(
         batch_shape: See `tree`.
         y: `[..., dim]`.
         dim: The expected last axis of `y`.
+        argument: What `y` is called there.
 
     Returns:
         Both, broadcast.
@@ -34,7 +42,7 @@ def broadcast_with(
     require(
         y.ndim >= 1 and y.shape[-1] == dim,
         function,
-        "y",
+        argument,
         f"shape {y.shape}",
         f"[..., {dim}], the last axis being the event's",
     )
@@ -42,8 +50,8 @@ def broadcast_with(
         batch = jnp.broadcast_shapes(batch_shape, y.shape[:-1])
     except ValueError:
         raise ValueError(
-            f"{function}: the batch shapes of {name} and y must broadcast, got {batch_shape} and "
-            f"{y.shape[:-1]}."
+            f"{function}: the batch shapes of {name} and {argument} must broadcast, got "
+            f"{batch_shape} and {y.shape[:-1]}."
         ) from None
     leaves = jax.tree.leaves(tree)
     y = jnp.broadcast_to(y.astype(leaves[0].dtype), (*batch, dim))
