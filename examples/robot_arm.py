@@ -45,16 +45,18 @@ RADIUS = 0.05  # radians within which a solution counts as found ...
 WEIGHT = 0.05  # ... by a mode, or by a component of at least this weight
 
 
-class Solvers(NamedTuple):
-    """Both answers to where the joints should be; positions `[N, 2]` in arm lengths.
+class Answers(NamedTuple):
+    """What both networks say of how to reach positions `[N, 2]`, as NumPy arrays.
 
     Attributes:
         average: Least squares: angles `[N, 2]`, radians.
-        density: The mixture density network: a mixture over the angles, of batch shape `[N]`.
+        mix: The mixture density network: mixtures over the angles, of batch shape `[N]`.
+        peaks: Their modes.
     """
 
-    average: Callable[[Any], jax.Array]
-    density: Callable[[Any], mdn.GaussianMixture]
+    average: np.ndarray | jax.Array
+    mix: mdn.GaussianMixture
+    peaks: Modes
 
 
 class Scores(NamedTuple):
@@ -157,12 +159,14 @@ def run(arguments: argparse.Namespace) -> None:
         f"{device.device_kind} ({device.platform}), jax {jax.__version__}, "
         f"Python {platform.python_version()}"
     )
-    solvers = learn(arguments)
+    solve = learn(arguments)
     learned = time.monotonic() - STARTED
     test = datasets.robot_arm(arguments.test, seed=TEST_SEED)
-    scores = judge(solvers, test, arguments.floor)
+    scores = judge(solve(test.inputs), test, arguments.floor)
     print_scores(scores)
-    draw(arguments.out, solvers)
+    plotting.save(pictures.arms(solve), arguments.out / "arms.png")
+    plotting.save(pictures.error_maps(solve), arguments.out / "errors.png")
+    pictures.write_path_gif(arguments.out / "path.gif", solve)
     write_metrics(arguments, scores, learned)
     print(
         f"in {arguments.out}: arms.png, errors.png, path.gif, metrics.json\n"
@@ -170,7 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
 
 
-def learn(arguments: argparse.Namespace) -> Solvers:
+def learn(arguments: argparse.Namespace) -> Callable[[np.ndarray], Answers]:
     """Trains a network by least squares, and one of the same size by maximum likelihood."""
     batches = training_batches(arguments)
     sample = datasets.robot_arm(min(arguments.points or 10_000, 10_000), seed=first_seed(arguments))
@@ -207,7 +211,7 @@ def learn(arguments: argparse.Namespace) -> Solvers:
         )
         if result.signal is not None:
             sys.exit(128 + result.signal)
-        return jax.jit(functools.partial(predict, result.params))
+        return functools.partial(predict, result.params)
 
     print("least squares")
     # -log N(y | f(x), I), but for its constant.
@@ -224,12 +228,26 @@ def learn(arguments: argparse.Namespace) -> Solvers:
         floor = jnp.full_like(mix.log_scale, math.log(arguments.floor))
         return dataclasses.replace(mix, log_scale=0.5 * jnp.logaddexp(2 * mix.log_scale, 2 * floor))
 
-    bias = nets.bias_from_targets(jax.random.key(arguments.seed), head, sample.targets)
+    fit_bias = jax.jit(nets.bias_from_targets, static_argnums=1)
+    bias = fit_bias(jax.random.key(arguments.seed), head, sample.targets)
     output = nets.MixtureDense(
         arguments.width, head, bias=bias, rngs=nnx.Rngs(params=arguments.seed + 1)
     )
     raw = train(output, lambda raw, angles: -mdn.log_prob(mixture(raw), angles))
-    return Solvers(average, jax.jit(lambda position: mixture(raw(position))))
+
+    @jax.jit
+    def solve(position: jax.Array) -> Answers:
+        mix = mixture(raw(position))
+        return Answers(average(position), mix, mdn.modes(mix))
+
+    return functools.partial(in_blocks, solve)
+
+
+def in_blocks(function: Callable[[Any], Any], x: np.ndarray, *, size: int = 4096) -> Any:
+    """Applies a compiled function to so many rows at a time: one shape, compiled once."""
+    rows = np.arange(-(-len(x) // size) * size).clip(max=len(x) - 1)  # the last fills up
+    blocks = [function(x[rows[i : i + size]]) for i in range(0, len(rows), size)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(x)], *blocks)
 
 
 def training_batches(arguments: argparse.Namespace) -> Callable[[int], datasets.Pairs]:
@@ -253,15 +271,8 @@ def first_seed(arguments: argparse.Namespace) -> int:
     return (arguments.seed + 1) << 32
 
 
-def judge(solvers: Solvers, test: datasets.Pairs, floor: float) -> Scores:
+def judge(answers: Answers, test: datasets.Pairs, floor: float) -> Scores:
     """Sends the hand to every test position, and asks the density for both solutions."""
-    mix = solvers.density(test.inputs)
-    peaks = jax.jit(mdn.modes)(mix)
-    answers = {
-        "least squares": solvers.average(test.inputs),
-        "most probable component": mdn.most_probable(mix),
-        "global mode": peaks.points[:, 0],
-    }
     exact = datasets.arm_solutions(test.inputs)
     both = np.all(exact.allowed, axis=-1)
     ideal = mdn.GaussianMixture.isotropic(
@@ -270,10 +281,10 @@ def judge(solvers: Solvers, test: datasets.Pairs, floor: float) -> Scores:
         weights=exact.allowed,
     )
     return Scores(
-        {name: pictures.distance(angles, test.inputs) for name, angles in answers.items()},
+        {n: pictures.distance(a, test.inputs) for n, a in pictures.choices(answers).items()},
         both,
-        both & found(mix, peaks, exact.angles).all(axis=-1),
-        float(-mdn.log_prob(mix, test.targets).mean()),
+        both & found(answers.mix, answers.peaks, exact.angles).all(axis=-1),
+        float(-mdn.log_prob(answers.mix, test.targets).mean()),
         float(-mdn.log_prob(ideal, test.targets).mean()),
     )
 
@@ -324,26 +335,6 @@ def print_scores(scores: Scores) -> None:
         f"-log p of the angles: {scores.nats:.3f} nats, of the exact solutions "
         f"{scores.floor:.3f}\n"
     )
-
-
-def draw(out: pathlib.Path, solvers: Solvers) -> None:
-    """Writes the pictures."""
-    find_modes = jax.jit(mdn.modes)
-
-    def peaks(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = find_modes(solvers.density(position))
-        return np.asarray(found.points), np.asarray(found.is_mode)
-
-    def answers(position: np.ndarray) -> dict[str, np.ndarray]:
-        return {
-            "least squares": np.asarray(solvers.average(position)),
-            "most probable component": np.asarray(mdn.most_probable(solvers.density(position))),
-            "global mode": peaks(position)[0][:, 0],
-        }
-
-    plotting.save(pictures.arms(solvers.average, peaks), out / "arms.png")
-    plotting.save(pictures.error_maps(answers), out / "errors.png")
-    pictures.write_path_gif(out / "path.gif", solvers.average, peaks)
 
 
 def write_metrics(arguments: argparse.Namespace, scores: Scores, learned: float) -> None:

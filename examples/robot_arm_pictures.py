@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import mdnjax as mdn
 from mdnjax import datasets, plotting
 from mdnjax.plotting.style import BLUE, FAINT, INK, ORANGE, TEXT, heat_colors, new_figure
 
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
     import matplotlib.path
 
-Angles = Callable[[np.ndarray], Any]  # positions [N, 2] -> angles [N, 2]
-Peaks = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # -> [N, M, 2], is there one [N, M]
+Solve = Callable[[np.ndarray], Any]  # positions [N, 2] -> their `Answers`
 
 UNIT = "arm lengths"
 LEAST, MOST = 1e-5, 0.2  # of the maps' colours, in arm lengths
@@ -30,22 +30,30 @@ def distance(angles: Any, position: np.ndarray) -> np.ndarray:
     return np.linalg.norm(datasets.arm_position(angles) - position, axis=-1)
 
 
-def arms(average: Angles, peaks: Peaks) -> "matplotlib.figure.Figure":
+def choices(answers: Any) -> dict[str, Any]:
+    """Three ways to choose one answer: angles `[N, 2]`, by their names."""
+    return {
+        "least squares": answers.average,
+        "most probable component": mdn.most_probable(answers.mix),
+        "global mode": answers.peaks.points[:, 0],  # the first is the highest
+    }
+
+
+def arms(solve: Solve) -> "matplotlib.figure.Figure":
     """Three goals, and the arm as least squares and as each mode would have it."""
     goals = np.array([polar(0.84, 0.8), polar(0.93, 0.53), polar(0.9, 1.13)])
-    wrong = np.asarray(average(goals))
+    answers = solve(goals)
     with plotting.house_style():
         figure = new_figure(9.6, 3.9)
-        for panel, (goal, bent, points, real) in enumerate(
-            zip(goals, wrong, *peaks(goals), strict=True)
-        ):
+        for panel, (goal, bent) in enumerate(zip(goals, answers.average, strict=True)):
             ax = figure.add_axes((0.055 + 0.325 * panel, 0.125, 0.285, 0.7))
             set_up(ax, (-0.05, 1.05), (-0.05, 1.0))
             if panel:
                 ax.set_ylabel("")
             draw_workspace(ax)
             draw_arm(ax, bent, FAINT, width=6, zorder=2)
-            inside = [angles for angles in points[real] if is_allowed(angles)]
+            real = answers.peaks.is_mode[panel]
+            inside = [a for a in answers.peaks.points[panel][real] if is_allowed(a)]
             for angles in inside:
                 draw_arm(ax, angles, BLUE if angles[1] <= np.pi else ORANGE)
             ax.plot(*goal, "+", color=INK, markersize=13, markeredgewidth=1.4, zorder=5)
@@ -59,7 +67,7 @@ def arms(average: Angles, peaks: Peaks) -> "matplotlib.figure.Figure":
     return figure
 
 
-def error_maps(answers: Callable[[np.ndarray], Mapping[str, Any]]) -> "matplotlib.figure.Figure":
+def error_maps(solve: Solve) -> "matplotlib.figure.Figure":
     """Where each way to choose one answer goes wrong, and how much."""
     from matplotlib.colors import LogNorm
     from matplotlib.patches import PathPatch
@@ -72,7 +80,7 @@ def error_maps(answers: Callable[[np.ndarray], Mapping[str, Any]]) -> "matplotli
         here = np.abs(np.linalg.norm(grid, axis=-1) - 0.91) < 0.1
         figure = new_figure(9.6, 3.6)
         image = None
-        for panel, (name, angles) in enumerate(answers(grid[here]).items()):
+        for panel, (name, angles) in enumerate(choices(solve(grid[here])).items()):
             ax = figure.add_axes((0.055 + 0.29 * panel, 0.13, 0.26, 0.7))
             set_up(ax, *WORKSPACE)
             if panel:
@@ -92,29 +100,46 @@ def error_maps(answers: Callable[[np.ndarray], Mapping[str, Any]]) -> "matplotli
     return figure
 
 
-def write_path_gif(path: pathlib.Path, average: Angles, peaks: Peaks) -> None:
+def write_path_gif(path: pathlib.Path, solve: Solve) -> None:
     """Writes the animation of an arm that follows a path, at each step by the nearest mode."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     goals = figure_eight(FRAMES)
-    wrong = np.asarray(average(goals))
-    points, real = peaks(goals)
-    start = min(points[0][real[0]], key=lambda angles: angles[1])  # elbow up
-    chosen = follow(points, real, start)
+    wrong, _, peaks = solve(goals)
+    start = min(peaks.points[0][peaks.is_mode[0]], key=lambda angles: angles[1])  # elbow up
+    chosen = follow(peaks.points, peaks.is_mode, start)
     with plotting.house_style():
         figure = new_figure(6.4, 3.8)
+        names = {"the nearest mode": BLUE, "every mode": ORANGE, "least squares": FAINT}
+        name_colors(figure, names, (0.08, 0.325, 0.5))
         room = figure.add_axes((0.08, 0.12, 0.52, 0.72))
+        set_up(room, (-0.05, 1.02), (-0.05, 0.97))
+        room.set_title("the hand, on the dotted path")
+        draw_workspace(room)
+        room.plot(*goals[[*range(FRAMES), 0]].T, ":", color=INK, linewidth=1)
         joints = figure.add_axes((0.7, 0.12, 0.28, 0.72))
-        name_colors(
-            figure,
-            {"the nearest mode": BLUE, "every mode": ORANGE, "least squares": FAINT},
-            (0.08, 0.325, 0.5),
-        )
+        set_up_joints(joints)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        still = canvas.copy_from_bbox(figure.bbox)
         frames = []
         for k in range(FRAMES):
-            room.clear()
-            joints.clear()
-            draw_room(room, goals, wrong, chosen, k)
-            draw_joints(joints, points[k][real[k]], wrong, chosen, k)
-            frames.append(pixels(figure))
+            for angles, color in ((wrong, FAINT), (chosen, BLUE)):
+                draw_arm(room, angles[k], color)
+                way = datasets.arm_position(angles[: k + 1])
+                room.plot(*way.T, color=color, linewidth=1.8)
+                joints.plot(*angles[: k + 1].T, color=color, linewidth=1.8)
+                joints.plot(*angles[k], "o", color=color, markersize=6)
+            room.plot(*goals[k], "+", color=INK, markersize=11, markeredgewidth=1.3)
+            every = peaks.points[k][peaks.is_mode[k]]
+            joints.plot(*every.T, "o", color=ORANGE, markersize=9, fillstyle="none")
+            # Only what moves is drawn anew.
+            canvas.restore_region(still)
+            for ax, moving in ((room, room.lines[1:]), (joints, joints.lines[:])):
+                for line in moving:
+                    ax.draw_artist(line)
+                    line.remove()
+            frames.append(np.array(canvas.buffer_rgba())[..., :3])
     path.write_bytes(encode(frames))
 
 
@@ -141,35 +166,6 @@ def figure_eight(num: int) -> np.ndarray:
     """A closed path of `num` positions: elbow up, all of it is within the joints' ranges."""
     t = 2 * np.pi * np.arange(num) / num
     return polar(0.91 + 0.06 * np.sin(2 * t), 0.62 + 0.33 * np.sin(t))
-
-
-def draw_room(
-    ax: "matplotlib.axes.Axes", goals: np.ndarray, wrong: np.ndarray, chosen: np.ndarray, k: int
-) -> None:
-    """The arm at step k, and the way its hand has come."""
-    set_up(ax, (-0.05, 1.02), (-0.05, 0.97))
-    draw_workspace(ax)
-    ax.plot(*np.vstack([goals, goals[:1]]).T, color=INK, linewidth=0.8, linestyle=(0, (1, 2.5)))
-    for angles, color in ((wrong, FAINT), (chosen, BLUE)):
-        draw_arm(ax, angles[k], color)
-        ax.plot(*datasets.arm_position(angles[: k + 1]).T, color=color, linewidth=1.8)
-    ax.plot(*goals[k], "+", color=INK, markersize=11, markeredgewidth=1.3, zorder=5)
-    ax.set_title("the hand, on the dotted path")
-
-
-def draw_joints(
-    ax: "matplotlib.axes.Axes", modes: np.ndarray, wrong: np.ndarray, chosen: np.ndarray, k: int
-) -> None:
-    """The joints at step k, every mode there, and the way that was chosen."""
-    (low_1, high_1), (low_2, high_2) = datasets.ARM_RANGES
-    ax.set(xlim=(low_1, high_1), ylim=(low_2, high_2))
-    ax.set(xlabel=r"$\theta_1$ (shoulder) / rad", ylabel=r"$\theta_2$ (inside the elbow) / rad")
-    ax.set_yticks([np.pi / 2, np.pi, 3 * np.pi / 2], [r"$\pi/2$", r"$\pi$", r"$3\pi/2$"])
-    for angles, color in ((wrong, FAINT), (chosen, BLUE)):
-        ax.plot(*angles[: k + 1].T, color=color, linewidth=1.8)
-        ax.plot(*angles[k], "o", color=color, markersize=6)
-    ax.plot(*modes.T, "o", color=ORANGE, markersize=9, fillstyle="none", markeredgewidth=1.2)
-    ax.set_title("the joints")
 
 
 def polar(radius: Any, direction: Any) -> np.ndarray:
@@ -220,6 +216,13 @@ def set_up(
     ax.set(xlabel=f"$x_1$ / {UNIT}", ylabel=f"$x_2$ / {UNIT}")
 
 
+def set_up_joints(ax: "matplotlib.axes.Axes") -> None:
+    """Axes of the joints' angles, as far as the joints go."""
+    ax.set(xlim=datasets.ARM_RANGES[0], ylim=datasets.ARM_RANGES[1], title="the joints")
+    ax.set(xlabel=r"$\theta_1$ (shoulder) / rad", ylabel=r"$\theta_2$ (inside the elbow) / rad")
+    ax.set_yticks([np.pi / 2, np.pi, 3 * np.pi / 2], [r"$\pi/2$", r"$\pi$", r"$3\pi/2$"])
+
+
 def name_colors(
     figure: "matplotlib.figure.Figure", names: Mapping[str, str], places: Sequence[float]
 ) -> None:
@@ -257,15 +260,6 @@ def draw_workspace(ax: "matplotlib.axes.Axes") -> None:
 
     for path, shade in zip(workspaces(), (ONE, TWO), strict=True):
         ax.add_patch(PathPatch(path, facecolor=shade, linewidth=0, zorder=0))
-
-
-def pixels(figure: "matplotlib.figure.Figure") -> np.ndarray:
-    """The figure as `[rows, columns, 3]`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def encode(frames: list[np.ndarray]) -> bytes:

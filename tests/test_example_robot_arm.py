@@ -125,6 +125,21 @@ def test_each_step_has_its_own_data_and_the_test_another(example):
         np.testing.assert_allclose(datasets.arm_position(b.targets), b.inputs, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 8, 9])
+def test_blocks_are_put_together_again(example, count):
+    x = np.arange(2.0 * count).reshape(count, 2)
+    seen = []
+
+    def function(block):
+        seen.append(block.shape)
+        return {"double": 2 * block, "sum": block.sum(-1)}
+
+    y = example.in_blocks(function, x, size=8)
+    np.testing.assert_array_equal(y["double"], 2 * x)
+    np.testing.assert_array_equal(y["sum"], x.sum(-1))
+    assert seen == [(8, 2)] * (1 if count <= 8 else 2)
+
+
 def test_found_by_modes_or_by_components_of_some_weight(example):
     angles = np.array([[[0.5, 2.0], [0.9, 4.0]]])
     near, far = angles + 0.03, angles + 0.04  # 0.042 and 0.057 away
