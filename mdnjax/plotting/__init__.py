@@ -1,4 +1,4 @@
-"""Matplotlib pictures of handwriting, of predicted densities, and of training.
+"""Matplotlib pictures of mixtures, of handwriting, of predicted densities, and of training.
 
 Matplotlib is imported when a picture is made, never before, and its global state is left alone:
 figures come from no `pyplot`, and settings change only while we draw. `save` writes a figure.
@@ -6,9 +6,10 @@ figures come from no `pyplot`, and settings change only while we draw. `save` wr
 
 from mdnjax.plotting.animation import write_gif
 from mdnjax.plotting.density import density_map, offset_density
+from mdnjax.plotting.mixtures import plot_components, plot_density, plot_modes
 from mdnjax.plotting.strokes import page, plot_strokes
 from mdnjax.plotting.style import house_style, save
-from mdnjax.plotting.training import learning_curve
+from mdnjax.plotting.training import learning_curve, plot_learning_curve
 
 __all__ = [
     "density_map",
@@ -16,6 +17,10 @@ __all__ = [
     "learning_curve",
     "offset_density",
     "page",
+    "plot_components",
+    "plot_density",
+    "plot_learning_curve",
+    "plot_modes",
     "plot_strokes",
     "save",
     "write_gif",

@@ -7,6 +7,7 @@ while one of our figures is made or saved: a program that imports us keeps its o
 import io
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from mdnjax._checks import require, require_extra
 from mdnjax._files import write_whole
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import matplotlib.colors
     import matplotlib.figure
 
@@ -25,6 +27,8 @@ FAINT = "#8b919c"
 GRID = "#e6e7ea"
 # Okabe and Ito's colours, told apart by every common kind of colour vision; dark enough on white.
 BLUE, ORANGE = "#0072b2", "#d55e00"
+COLORS = (BLUE, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", ORANGE)
+DASHES = ("-", "--", ":", "-.")  # when the colours have been used up
 
 _SETTINGS: dict[Any, Any] = {
     "figure.facecolor": "white",
@@ -86,6 +90,24 @@ def heat_colors() -> "matplotlib.colors.Colormap":
     return matplotlib.colormaps["magma"].resampled(128)
 
 
+def density_colors(number: int) -> "matplotlib.colors.ListedColormap":
+    """So many colours of densities on white paper, light to dark, even to the eye."""
+    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+
+    # Grey, so that every one of COLORS is seen on it.
+    ramp = LinearSegmentedColormap.from_list("", ["#eff1f5", "#b9c2d1", "#76859f", "#3c4a68"])
+    return ListedColormap(ramp([n / max(1, number - 1) for n in range(number)]))
+
+
+def axes_or_new(ax: "matplotlib.axes.Axes | None") -> "matplotlib.axes.Axes":
+    """The axes given, or those of a new figure, in which all labels have room."""
+    if ax is not None:
+        return ax
+    figure = new_figure(4.8, 3.6)
+    figure.set_layout_engine("constrained")
+    return figure.add_subplot()
+
+
 def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
     """An empty figure that no global list knows of.
 
@@ -129,8 +151,32 @@ def save(
     buffer = io.BytesIO()
     with house_style():
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=dict.fromkeys(unstable[kind]))
-    content = _pack(buffer) if kind == "png" else buffer.getvalue()
+    content = buffer.getvalue()
+    if kind == "png":
+        content = _pack(buffer)
+    elif kind == "svg":
+        content = _shortened(content)
     write_whole(target, content)
+
+
+def _shortened(svg: bytes) -> bytes:
+    """An SVG of half the size: a hundredth of a point is enough, and a style said once."""
+
+    def round_numbers(path: re.Match[bytes]) -> bytes:
+        return re.sub(rb"-?\d+\.\d{3,}", lambda n: b"%g" % round(float(n[0]), 2), path[0])
+
+    def style_group(group: re.Match[bytes]) -> bytes:
+        look = group[2]
+        return group[1] + look + b">" + group[3].replace(look + b"/>", b"/>")
+
+    svg = re.sub(rb' (?:d|x|y)="[^"]*"', round_numbers, svg)
+    # Dots of one look side by side: their group has it.
+    dot = rb'\s*<use xlink:href="#\w+" x="[^"]*" y="[^"]*"'
+    return re.sub(
+        rb"(<g clip-path=\"[^\"]*\")>(?=%s( style=\"[^\"]*\")/>)((?:%s\2/>)+\s*</g>)" % (dot, dot),
+        style_group,
+        svg,
+    )
 
 
 def _pack(buffer: io.BytesIO) -> bytes:

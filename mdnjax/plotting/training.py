@@ -1,7 +1,7 @@
 """How training went, beside what it has to beat."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,50 @@ _AXES = {
 }
 
 
+def plot_learning_curve(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    ax: "matplotlib.axes.Axes | None" = None,
+    baselines: Mapping[str, float] | None = None,
+    against: Literal["points", "minutes", "steps"] = "points",
+    smoothing: float = 0.05,
+    unit: str = "nats per point",
+) -> "matplotlib.axes.Axes":
+    """Draws the negative log-likelihood in training and in validation, and levels to compare with.
+
+    Names stand at the curves' ends, right of the axes, not in a legend. The first, steep part of
+    the training curve is cut off where it would flatten all that follows.
+
+    Args:
+        records: Lines of metrics as `training.read_metrics` returns them: `nats` (training) and
+            `valid` (validation) may be missing or None; the axis needs `points`, `seconds` or
+            `step`.
+        ax: Axes to draw into, with room for names at their right; by default those of a new
+            figure (`learning_curve` makes one of any size).
+        baselines: Name and level of each baseline, in the same unit.
+        against: What the horizontal axis counts.
+        smoothing: Share of the run over which the training curve is smoothed; 0 for not at all.
+        unit: What the vertical axis is called.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+        ValueError: No training or validation value in any record, or an option out of range.
+
+    >>> records = [{"points": 1e4, "nats": 2.0, "valid": 1.8}, {"points": 2e4, "nats": 1.5}]
+    >>> ax = plot_learning_curve(records, baselines={"static Gaussian": 2.5})
+    >>> [text.get_text() for text in ax.texts]
+    ['training: 1.50', 'validation: 1.80', 'static Gaussian: 2.50']
+    """
+    curves = _read("plot_learning_curve", records, baselines, against, smoothing)
+    with style.house_style():
+        if ax is None:
+            ax = _axes_with_room("plot_learning_curve", curves, 8.0, 4.2)
+        return _draw(ax, curves, unit)
+
+
 def learning_curve(
     records: Sequence[Mapping[str, Any]],
     *,
@@ -29,15 +73,10 @@ def learning_curve(
     width: float = 8.0,
     height: float = 4.2,
 ) -> "matplotlib.figure.Figure":
-    """Negative log-likelihood in training and in validation, and levels to compare with.
-
-    Names stand at the curves' ends, not in a legend. The first, steep part of the training
-    curve is cut off where it would flatten all that follows.
+    """A figure of a size of one's own, with `plot_learning_curve` in it.
 
     Args:
-        records: Lines of metrics as `training.read_metrics` returns them: `nats` (training) and
-            `valid` (validation) may be missing or None; the axis needs `points`, `seconds` or
-            `step`.
+        records: As for `plot_learning_curve`, like all that has the same name there.
         baselines: Name and level of each baseline, in the same unit.
         against: What the horizontal axis counts.
         smoothing: Share of the run over which the training curve is smoothed; 0 for not at all.
@@ -57,60 +96,106 @@ def learning_curve(
     >>> figure.axes[0].get_ylabel()
     'nats per point'
     """
-    name = "learning_curve"
-    require(against in _AXES, name, "against", repr(against), f"one of {tuple(_AXES)}")
-    require(0 <= smoothing < 1, name, "smoothing", smoothing, "at least 0 and below 1")
-    key, factor, label = _AXES[against]
+    curves = _read("learning_curve", records, baselines, against, smoothing)
+    with style.house_style():
+        ax = _axes_with_room("learning_curve", curves, width, height)
+        figure = _draw(ax, curves, unit).get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+class _Curves(NamedTuple):
+    """What a learning curve shows.
+
+    Attributes:
+        train: `[n, 2]`, place on the horizontal axis and nats.
+        smooth: `[n]`, the training curve, smoothed.
+        valid: `[m, 2]`.
+        levels: Name and level of each baseline.
+        against: What the horizontal axis counts.
+    """
+
+    train: np.ndarray
+    smooth: np.ndarray
+    valid: np.ndarray
+    levels: dict[str, float]
+    against: str
+
+    def ends(self) -> list[tuple[float, str, str]]:
+        """Level, name and colour of what ends at the right."""
+        ends = [(y, _ending(title, y), style.TEXT) for title, y in self.levels.items()]
+        if len(self.train):
+            ends.append((self.smooth[-1], _ending("training", self.smooth[-1]), style.BLUE))
+        if len(self.valid):
+            last = self.valid[-1, 1]
+            ends.append((last, _ending("validation", last), style.ORANGE))
+        return ends
+
+
+def _read(
+    function: str,
+    records: Sequence[Mapping[str, Any]],
+    baselines: Mapping[str, float] | None,
+    against: str,
+    smoothing: float,
+) -> _Curves:
+    """The curves in lines of metrics, checked."""
+    require(against in _AXES, function, "against", repr(against), f"one of {tuple(_AXES)}")
+    require(0 <= smoothing < 1, function, "smoothing", smoothing, "at least 0 and below 1")
+    key, factor, _ = _AXES[against]
     train, valid = _series(records, key, "nats", factor), _series(records, key, "valid", factor)
     some = len(train) + len(valid) > 0
-    require(some, name, "records", f"{len(records)}", f"records with {key!r} and nats or valid")
+    require(some, function, "records", f"{len(records)}", f"records with {key!r} and nats or valid")
     levels = dict(baselines or {})
     for level in levels.values():
-        require(bool(np.isfinite(level)), name, "baselines", level, "finite")
+        require(bool(np.isfinite(level)), function, "baselines", level, "finite")
+    return _Curves(train, _smooth(train[:, 1], smoothing), valid, levels, against)
 
-    with style.house_style():
-        smooth = _smooth(train[:, 1], smoothing)
-        ends = [(level, _ending(title, level), style.TEXT) for title, level in levels.items()]
-        if len(train):
-            ends.append((smooth[-1], _ending("training", smooth[-1]), style.BLUE))
-        if len(valid):
-            ends.append((valid[-1, 1], _ending("validation", valid[-1, 1]), style.ORANGE))
 
-        figure = style.new_figure(width, height)
-        left, foot, head = 0.7, 0.55, 0.25  # inches
-        right = 0.3 + max(_inches(title) for _, title, _ in ends)
-        require(width > left + right + 1, name, "width", width, f"over {left + right + 1:.1f}")
-        ax = figure.add_axes(
-            (left / width, foot / height, 1 - (left + right) / width, 1 - (foot + head) / height)
-        )
-        for level in levels.values():
-            ax.axhline(level, color=style.FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        alone = {"marker": "o", "markersize": 3.5} if len(train) == 1 else {}
-        ax.plot(train[:, 0], train[:, 1], color=style.BLUE, alpha=0.25, linewidth=0.8)
-        ax.plot(train[:, 0], smooth, color=style.BLUE, linewidth=1.6, **alone)
-        ax.plot(
-            valid[:, 0],
-            valid[:, 1],
-            "o-",
-            color=style.ORANGE,
-            markersize=3.5,
-            markeredgewidth=0,
-            linewidth=0.9,
-            clip_on=False,
-            zorder=3,
-        )
+def _axes_with_room(
+    function: str, curves: _Curves, width: float, height: float
+) -> "matplotlib.axes.Axes":
+    """Axes in a new figure, with room for the names at their right."""
+    figure = style.new_figure(width, height)
+    left, foot, head = 0.7, 0.55, 0.25  # inches
+    right = 0.3 + max(_inches(title) for _, title, _ in curves.ends())
+    require(width > left + right + 1, function, "width", width, f"over {left + right + 1:.1f}")
+    return figure.add_axes(
+        (left / width, foot / height, 1 - (left + right) / width, 1 - (foot + head) / height)
+    )
 
-        low, high = _limits(train, valid, list(levels.values()))
-        ax.set_ylim(low, high)
-        ax.set_xlim(0, max(float(series[-1, 0]) for series in (train, valid) if len(series)))
-        ax.grid(axis="y")
-        ax.set_axisbelow(True)
-        ax.set_xlabel(label)
-        ax.set_ylabel(unit)
-        if against != "minutes":
-            _short_numbers(ax)
-        _name_the_ends(ax, ends)
-    return figure
+
+def _draw(ax: "matplotlib.axes.Axes", curves: _Curves, unit: str) -> "matplotlib.axes.Axes":
+    """Draws the curves, and names them."""
+    train, smooth, valid, levels, against = curves
+    for level in levels.values():
+        ax.axhline(level, color=style.FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    alone = {"marker": "o", "markersize": 3.5} if len(train) == 1 else {}
+    ax.plot(train[:, 0], train[:, 1], color=style.BLUE, alpha=0.25, linewidth=0.8)
+    ax.plot(train[:, 0], smooth, color=style.BLUE, linewidth=1.6, **alone)
+    ax.plot(
+        valid[:, 0],
+        valid[:, 1],
+        "o-",
+        color=style.ORANGE,
+        markersize=3.5,
+        markeredgewidth=0,
+        linewidth=0.9,
+        clip_on=False,
+        zorder=3,
+    )
+
+    low, high = _limits(train, valid, list(levels.values()))
+    ax.set_ylim(low, high)
+    ax.set_xlim(0, max(float(series[-1, 0]) for series in (train, valid) if len(series)))
+    ax.grid(axis="y")
+    ax.set_axisbelow(True)
+    ax.set_xlabel(_AXES[against][2])
+    ax.set_ylabel(unit)
+    if against != "minutes":
+        _short_numbers(ax)
+    _name_the_ends(ax, curves.ends())
+    return ax
 
 
 def _series(
