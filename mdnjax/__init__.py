@@ -22,18 +22,22 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import ProductHead as ProductHead
     from mdnjax.mixtures import Standardizer as Standardizer
     from mdnjax.mixtures import bias as bias
+    from mdnjax.mixtures import cdf as cdf
     from mdnjax.mixtures import condition as condition
     from mdnjax.mixtures import covariance as covariance
     from mdnjax.mixtures import crps as crps
     from mdnjax.mixtures import dirichlet_log_prior as dirichlet_log_prior
     from mdnjax.mixtures import energy_score as energy_score
+    from mdnjax.mixtures import interval as interval
     from mdnjax.mixtures import linear_nll as linear_nll
+    from mdnjax.mixtures import log_cdf as log_cdf
     from mdnjax.mixtures import log_prob as log_prob
     from mdnjax.mixtures import marginal as marginal
     from mdnjax.mixtures import mean as mean
     from mdnjax.mixtures import most_probable as most_probable
     from mdnjax.mixtures import nll as nll
     from mdnjax.mixtures import nll_gradient as nll_gradient
+    from mdnjax.mixtures import quantile as quantile
     from mdnjax.mixtures import responsibilities as responsibilities
     from mdnjax.mixtures import sample as sample
     from mdnjax.mixtures import temper as temper
@@ -50,13 +54,16 @@ __all__ = [
     "ProductHead",
     "Standardizer",
     "bias",
+    "cdf",
     "condition",
     "covariance",
     "crps",
     "datasets",
     "dirichlet_log_prior",
     "energy_score",
+    "interval",
     "linear_nll",
+    "log_cdf",
     "log_prob",
     "marginal",
     "mean",
@@ -66,6 +73,7 @@ __all__ = [
     "nll",
     "nll_gradient",
     "plotting",
+    "quantile",
     "responsibilities",
     "sample",
     "strokes",

@@ -21,6 +21,11 @@ from mdnjax.mixtures.moments import most_probable as most_probable
 from mdnjax.mixtures.moments import variance as variance
 from mdnjax.mixtures.priors import dirichlet_log_prior as dirichlet_log_prior
 from mdnjax.mixtures.priors import weight_entropy as weight_entropy
+from mdnjax.mixtures.quantiles import Interval as Interval
+from mdnjax.mixtures.quantiles import cdf as cdf
+from mdnjax.mixtures.quantiles import interval as interval
+from mdnjax.mixtures.quantiles import log_cdf as log_cdf
+from mdnjax.mixtures.quantiles import quantile as quantile
 from mdnjax.mixtures.sampling import sample as sample
 from mdnjax.mixtures.sampling import sample_from_noise as sample_from_noise
 from mdnjax.mixtures.scores import crps as crps
@@ -33,21 +38,26 @@ __all__ = [
     "GaussianHead",
     "GaussianMixture",
     "Head",
+    "Interval",
     "ProductHead",
     "Standardizer",
     "bias",
+    "cdf",
     "condition",
     "covariance",
     "crps",
     "dirichlet_log_prior",
     "energy_score",
+    "interval",
     "linear_nll",
+    "log_cdf",
     "log_prob",
     "marginal",
     "mean",
     "most_probable",
     "nll",
     "nll_gradient",
+    "quantile",
     "responsibilities",
     "sample",
     "sample_from_noise",
