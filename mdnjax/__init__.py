@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import cdf as cdf
     from mdnjax.mixtures import condition as condition
     from mdnjax.mixtures import covariance as covariance
+    from mdnjax.mixtures import coverage as coverage
     from mdnjax.mixtures import crps as crps
     from mdnjax.mixtures import dirichlet_log_prior as dirichlet_log_prior
     from mdnjax.mixtures import energy_score as energy_score
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import most_probable as most_probable
     from mdnjax.mixtures import nll as nll
     from mdnjax.mixtures import nll_gradient as nll_gradient
+    from mdnjax.mixtures import pit as pit
     from mdnjax.mixtures import quantile as quantile
     from mdnjax.mixtures import responsibilities as responsibilities
     from mdnjax.mixtures import sample as sample
@@ -57,6 +59,7 @@ __all__ = [
     "cdf",
     "condition",
     "covariance",
+    "coverage",
     "crps",
     "datasets",
     "dirichlet_log_prior",
@@ -72,6 +75,7 @@ __all__ = [
     "nets",
     "nll",
     "nll_gradient",
+    "pit",
     "plotting",
     "quantile",
     "responsibilities",

@@ -1,5 +1,12 @@
 """Mixtures p(t | x): pure functions on arrays and pytrees."""
 
+from mdnjax.mixtures.calibration import Coverage as Coverage
+from mdnjax.mixtures.calibration import Uniformity as Uniformity
+from mdnjax.mixtures.calibration import coverage as coverage
+from mdnjax.mixtures.calibration import density_coverage as density_coverage
+from mdnjax.mixtures.calibration import density_pit as density_pit
+from mdnjax.mixtures.calibration import pit as pit
+from mdnjax.mixtures.calibration import uniformity as uniformity
 from mdnjax.mixtures.conditionals import condition as condition
 from mdnjax.mixtures.conditionals import marginal as marginal
 from mdnjax.mixtures.gaussian import CovarianceKind as CovarianceKind
@@ -35,17 +42,22 @@ from mdnjax.mixtures.standardizer import Standardizer as Standardizer
 __all__ = [
     "BernoulliHead",
     "CovarianceKind",
+    "Coverage",
     "GaussianHead",
     "GaussianMixture",
     "Head",
     "Interval",
     "ProductHead",
     "Standardizer",
+    "Uniformity",
     "bias",
     "cdf",
     "condition",
     "covariance",
+    "coverage",
     "crps",
+    "density_coverage",
+    "density_pit",
     "dirichlet_log_prior",
     "energy_score",
     "interval",
@@ -57,11 +69,13 @@ __all__ = [
     "most_probable",
     "nll",
     "nll_gradient",
+    "pit",
     "quantile",
     "responsibilities",
     "sample",
     "sample_from_noise",
     "temper",
+    "uniformity",
     "variance",
     "weight_entropy",
 ]
