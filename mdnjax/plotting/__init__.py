@@ -5,6 +5,7 @@ figures come from no `pyplot`, and settings change only while we draw. `save` wr
 """
 
 from mdnjax.plotting.animation import write_gif
+from mdnjax.plotting.calibration import CalibrationReport, calibration_report, plot_calibration
 from mdnjax.plotting.density import density_map, offset_density
 from mdnjax.plotting.mixtures import plot_components, plot_density, plot_modes
 from mdnjax.plotting.strokes import page, plot_strokes
@@ -12,11 +13,14 @@ from mdnjax.plotting.style import house_style, save
 from mdnjax.plotting.training import learning_curve, plot_learning_curve
 
 __all__ = [
+    "CalibrationReport",
+    "calibration_report",
     "density_map",
     "house_style",
     "learning_curve",
     "offset_density",
     "page",
+    "plot_calibration",
     "plot_components",
     "plot_density",
     "plot_learning_curve",
