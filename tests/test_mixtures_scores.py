@@ -233,6 +233,23 @@ def test_in_one_dimension_the_energy_score_estimates_crps(x64):
     np.testing.assert_allclose(np.sqrt(np.mean(error**2)), np.std(score), rtol=0.06)
 
 
+def test_reparameterized_its_derivatives_are_those_of_crps(x64):
+    """In one dimension, in every parameter, the weights among them: 1000 independent estimates."""
+    mix, y, n = make("diagonal", k=2, seed=1), jnp.full(1, 0.4), 1000
+    head = mdn.GaussianHead(num_components=2, dim=1, covariance="diagonal")
+    raw = jnp.concatenate([mix.log_weights, mix.log_scale[:, 0], mix.loc[:, 0]])
+
+    def estimate(key, raw):
+        mix = head.mixture(raw)
+        return mdn.energy_score(key, mix, y, num_samples=32, reparameterized=True)
+
+    gradients = jax.jit(jax.vmap(jax.grad(estimate, argnums=1), in_axes=(0, None)))
+    drawn = np.asarray(gradients(jax.random.split(jax.random.key(0), n), raw))
+    expected = jax.jit(jax.grad(lambda raw: mdn.crps(head.mixture(raw), y)))(raw)
+    bound = scipy.stats.norm.isf(1e-4 / 6 / 2) * drawn.std(0) / np.sqrt(n)
+    assert (np.abs(drawn.mean(0) - expected) < bound).all()
+
+
 def distance_to_a_sphere(m, s, dim):
     """E|N(m, s^2 I)| in `dim` dimensions: Rice's mean."""
     x = -(m**2) / (2 * s**2)

@@ -164,6 +164,7 @@ def energy_score(
     y: Shaped[ArrayLike, "*#batch D"] | list[Any],
     *,
     num_samples: int = ...,
+    reparameterized: bool = ...,
     with_error: Literal[False] = ...,
 ) -> Float[Array, "*batch"]: ...
 @overload
@@ -173,6 +174,7 @@ def energy_score(
     y: Shaped[ArrayLike, "*#batch D"] | list[Any],
     *,
     num_samples: int = ...,
+    reparameterized: bool = ...,
     with_error: Literal[True],
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]: ...
 def energy_score(
@@ -181,6 +183,7 @@ def energy_score(
     y: Shaped[ArrayLike, "*#batch D"] | list[Any],
     *,
     num_samples: int = 512,
+    reparameterized: bool = False,
     with_error: bool = False,
 ) -> Any:
     r"""The energy score E|Y - y| - E|Y - Y'| / 2 for any D, estimated without bias from samples.
@@ -192,14 +195,15 @@ def energy_score(
         N var = var[|Y - y| - g(Y)] + var[h] / (2 (n - 1)),
 
     g(x) = E|x - Y'| and h = |Y - Y'| - g(Y) - g(Y') + E g(Y). All pairs of N would save the second,
-    small term, at N/n times the cost. The spread of the groups tells the standard error. The
-    derivatives are those of `sample`.
+    small term, at N/n times the cost. The spread of the groups tells the standard error.
 
     Args:
         key: A random key.
         mix: The mixtures, of batch shape `...`.
         y: `[..., D]`, promoted to the mixture's dtype.
         num_samples: N, drawn for each example: a multiple of 16, at least 32.
+        reparameterized: As in `sample`: with it the derivatives are unbiased, in the weights too,
+            and the score can be trained on.
         with_error: Whether to return the standard error too.
 
     Returns:
@@ -231,7 +235,7 @@ def energy_score(
     )
     mix, y = broadcast_with("energy_score", "mix", mix, mix.batch_shape, y, mix.dim)
     groups = num_samples // _GROUP
-    samples = sample(key, mix, (groups, _GROUP))
+    samples = sample(key, mix, (groups, _GROUP), reparameterized=reparameterized)
     # So that sums of distances are finite.
     farthest = float(jnp.finfo(y.dtype).max) / (8 * mix.dim * max(num_samples, _GROUP**2))
     samples, y = (jnp.clip(x, -farthest, farthest) for x in (samples, y))
