@@ -164,12 +164,12 @@ def run(arguments: argparse.Namespace) -> None:
     test = datasets.robot_arm(arguments.test, seed=TEST_SEED)
     scores = judge(solve(test.inputs), test, arguments.floor)
     print_scores(scores)
-    plotting.save(pictures.arms(solve), arguments.out / "arms.png")
-    plotting.save(pictures.error_maps(solve), arguments.out / "errors.png")
-    pictures.write_path_gif(arguments.out / "path.gif", solve)
+    plotting.save(pictures.arms(solve), arguments.out / "robot_arm.png")
+    plotting.save(pictures.error_maps(solve), arguments.out / "robot_arm_errors.png", dpi=150)
+    pictures.write_path_gif(arguments.out / "robot_arm.gif", solve)
     write_metrics(arguments, scores, learned)
     print(
-        f"in {arguments.out}: arms.png, errors.png, path.gif, metrics.json\n"
+        f"in {arguments.out}: robot_arm.png, robot_arm_errors.png, robot_arm.gif, metrics.json\n"
         f"learned in {learned:.0f} s, done in {time.monotonic() - STARTED:.0f} s"
     )
 

@@ -63,7 +63,8 @@ def arms(solve: Solve) -> "matplotlib.figure.Figure":
             ax.set_title(f"{text}: {misses} off\n{off}" if inside else f"{text}\n{off}")
         names = {"elbow up": BLUE, "elbow down": ORANGE, "least squares": FAINT}
         name_colors(figure, names, (0.055, 0.135, 0.235))
-        figure.text(0.345, 0.95, "+ goal     shaded: within the joints' ranges, darker both ways")
+        shades = "shaded: within the joints' ranges; darker: both elbow up and elbow down"
+        figure.text(0.345, 0.95, f"+ goal     {shades}")
     return figure
 
 
@@ -90,7 +91,7 @@ def error_maps(solve: Solve) -> "matplotlib.figure.Figure":
             image = ax.pcolormesh(*axes, error, norm=LogNorm(LEAST, MOST), cmap=heat_colors())
             image.set_clip_path(one, ax.transData)
             # Clipping leaves steps, which white paint covers.
-            ax.add_patch(PathPatch(one, facecolor="none", edgecolor="white", linewidth=1.5))
+            ax.add_patch(PathPatch(one, facecolor="none", edgecolor="white", linewidth=1))
             ax.add_patch(PathPatch(two, facecolor="none", edgecolor=TEXT, linewidth=0.8))
             ax.set_title(name)
         assert image is not None
@@ -106,8 +107,9 @@ def write_path_gif(path: pathlib.Path, solve: Solve) -> None:
 
     goals = figure_eight(FRAMES)
     wrong, _, peaks = solve(goals)
-    start = min(peaks.points[0][peaks.is_mode[0]], key=lambda angles: angles[1])  # elbow up
-    chosen = follow(peaks.points, peaks.is_mode, start)
+    bent = np.where(peaks.is_mode[0], peaks.points[0, :, 1], np.inf)
+    elbow_up = peaks.points[0, np.argmin(bent)]
+    chosen = follow(peaks.points, peaks.is_mode, elbow_up)
     with plotting.house_style():
         figure = new_figure(6.4, 3.8)
         names = {"the nearest mode": BLUE, "every mode": ORANGE, "least squares": FAINT}

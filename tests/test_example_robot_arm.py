@@ -51,12 +51,12 @@ def test_a_short_run_writes_all_it_promises(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     written = {path.name for path in out.iterdir()}
-    assert written == {"arms.png", "errors.png", "path.gif", "metrics.json"}
+    assert written == {"robot_arm.png", "robot_arm_errors.png", "robot_arm.gif", "metrics.json"}
     for name in written - {"metrics.json"}:
         assert (out / name).stat().st_size < 200_000
         with Image.open(out / name) as picture:
             picture.load()
-    with Image.open(out / "path.gif") as film:
+    with Image.open(out / "robot_arm.gif") as film:
         assert film.n_frames == 64
 
     metrics = json.loads((out / "metrics.json").read_text())
@@ -177,11 +177,19 @@ def test_follow_keeps_to_its_branch(pictures):
         np.testing.assert_array_equal(chosen, expected)
 
 
+def test_follow_goes_by_the_last_step_not_by_the_first(pictures):
+    t = np.arange(20.0)
+    points = np.stack([np.stack([t, t - 20]), np.zeros((2, 20))], axis=-1).swapaxes(0, 1)
+    chosen = pictures.follow(points, np.ones((20, 2), bool), points[0, 0])
+    np.testing.assert_array_equal(chosen, points[:, 0])
+
+
 def test_outlines_agree_with_the_exact_solutions(pictures):
-    one, two = pictures.workspaces()
-    positions = np.random.default_rng(0).uniform(-0.2, 1.2, (4000, 2))
+    radius, direction = np.random.default_rng(0).uniform([0.8, -0.1], [1.02, 1.6], (20_000, 2)).T
+    positions = pictures.polar(radius, direction)
     count = datasets.arm_solutions(positions).allowed.sum(axis=-1)
-    # Of chords instead of arcs, and on the line itself, some points may go either way.
-    assert np.mean(one.contains_points(positions) != (count >= 1)) < 2e-3
-    assert np.mean(two.contains_points(positions) != (count == 2)) < 2e-3
-    assert two.contains_points(positions).sum() > 100
+    # Of chords instead of arcs, some points next to the line may go either way.
+    one, two = pictures.workspaces()
+    assert np.mean(one.contains_points(positions) != (count >= 1)) < 5e-4
+    assert np.mean(two.contains_points(positions) != (count == 2)) < 5e-4
+    assert 0 < np.mean(count == 2) < np.mean(count >= 1) < 1
