@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import crps as crps
     from mdnjax.mixtures import dirichlet_log_prior as dirichlet_log_prior
     from mdnjax.mixtures import energy_score as energy_score
+    from mdnjax.mixtures import entropy as entropy
+    from mdnjax.mixtures import entropy_bounds as entropy_bounds
     from mdnjax.mixtures import interval as interval
+    from mdnjax.mixtures import kl_divergence as kl_divergence
+    from mdnjax.mixtures import kl_divergence_bounds as kl_divergence_bounds
     from mdnjax.mixtures import linear_nll as linear_nll
     from mdnjax.mixtures import log_cdf as log_cdf
     from mdnjax.mixtures import log_prob as log_prob
@@ -64,7 +68,11 @@ __all__ = [
     "datasets",
     "dirichlet_log_prior",
     "energy_score",
+    "entropy",
+    "entropy_bounds",
     "interval",
+    "kl_divergence",
+    "kl_divergence_bounds",
     "linear_nll",
     "log_cdf",
     "log_prob",

@@ -17,6 +17,13 @@ from mdnjax.mixtures.heads import BernoulliHead as BernoulliHead
 from mdnjax.mixtures.heads import GaussianHead as GaussianHead
 from mdnjax.mixtures.heads import Head as Head
 from mdnjax.mixtures.heads import ProductHead as ProductHead
+from mdnjax.mixtures.information import Bounds as Bounds
+from mdnjax.mixtures.information import Estimate as Estimate
+from mdnjax.mixtures.information import entropy as entropy
+from mdnjax.mixtures.information import entropy_bounds as entropy_bounds
+from mdnjax.mixtures.information import kl_divergence as kl_divergence
+from mdnjax.mixtures.information import kl_divergence_approximation as kl_divergence_approximation
+from mdnjax.mixtures.information import kl_divergence_bounds as kl_divergence_bounds
 from mdnjax.mixtures.likelihood import log_prob as log_prob
 from mdnjax.mixtures.likelihood import nll as nll
 from mdnjax.mixtures.likelihood import nll_gradient as nll_gradient
@@ -41,8 +48,10 @@ from mdnjax.mixtures.standardizer import Standardizer as Standardizer
 
 __all__ = [
     "BernoulliHead",
+    "Bounds",
     "CovarianceKind",
     "Coverage",
+    "Estimate",
     "GaussianHead",
     "GaussianMixture",
     "Head",
@@ -60,7 +69,12 @@ __all__ = [
     "density_pit",
     "dirichlet_log_prior",
     "energy_score",
+    "entropy",
+    "entropy_bounds",
     "interval",
+    "kl_divergence",
+    "kl_divergence_approximation",
+    "kl_divergence_bounds",
     "linear_nll",
     "log_cdf",
     "log_prob",
