@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import energy_score as energy_score
     from mdnjax.mixtures import entropy as entropy
     from mdnjax.mixtures import entropy_bounds as entropy_bounds
+    from mdnjax.mixtures import highest_density_level as highest_density_level
+    from mdnjax.mixtures import highest_density_region as highest_density_region
     from mdnjax.mixtures import interval as interval
     from mdnjax.mixtures import kl_divergence as kl_divergence
     from mdnjax.mixtures import kl_divergence_bounds as kl_divergence_bounds
@@ -70,6 +72,8 @@ __all__ = [
     "energy_score",
     "entropy",
     "entropy_bounds",
+    "highest_density_level",
+    "highest_density_region",
     "interval",
     "kl_divergence",
     "kl_divergence_bounds",

@@ -40,6 +40,10 @@ from mdnjax.mixtures.quantiles import cdf as cdf
 from mdnjax.mixtures.quantiles import interval as interval
 from mdnjax.mixtures.quantiles import log_cdf as log_cdf
 from mdnjax.mixtures.quantiles import quantile as quantile
+from mdnjax.mixtures.regions import Level as Level
+from mdnjax.mixtures.regions import Region as Region
+from mdnjax.mixtures.regions import highest_density_level as highest_density_level
+from mdnjax.mixtures.regions import highest_density_region as highest_density_region
 from mdnjax.mixtures.sampling import sample as sample
 from mdnjax.mixtures.sampling import sample_from_noise as sample_from_noise
 from mdnjax.mixtures.scores import crps as crps
@@ -56,7 +60,9 @@ __all__ = [
     "GaussianMixture",
     "Head",
     "Interval",
+    "Level",
     "ProductHead",
+    "Region",
     "Standardizer",
     "Uniformity",
     "bias",
@@ -71,6 +77,8 @@ __all__ = [
     "energy_score",
     "entropy",
     "entropy_bounds",
+    "highest_density_level",
+    "highest_density_region",
     "interval",
     "kl_divergence",
     "kl_divergence_approximation",
