@@ -120,7 +120,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=pathlib.Path("runs/robot_arm"),
         help="for pictures and metrics (runs/robot_arm)",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    least = max(2, arguments.components)
+    if arguments.points is not None and arguments.points < least:
+        parser.error(
+            f"argument --points: must be at least {least} for {arguments.components} components, "
+            f"got {arguments.points}"
+        )
+    return arguments
 
 
 def natural(text: str) -> int:
@@ -165,7 +172,7 @@ def run(arguments: argparse.Namespace) -> None:
     scores = judge(solve(test.inputs), test, arguments.floor)
     print_scores(scores)
     plotting.save(pictures.arms(solve), arguments.out / "robot_arm.png")
-    plotting.save(pictures.error_maps(solve), arguments.out / "robot_arm_errors.png", dpi=150)
+    plotting.save(pictures.error_maps(solve), arguments.out / "robot_arm_errors.png", dpi=140)
     pictures.write_path_gif(arguments.out / "robot_arm.gif", solve)
     write_metrics(arguments, scores, learned)
     print(

@@ -46,7 +46,7 @@ def test_a_short_run_writes_all_it_promises(tmp_path):
         [sys.executable, EXAMPLES / "robot_arm.py", *network, *data, "--out", out],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
@@ -109,6 +109,13 @@ def test_arguments_out_of_range_are_named(example, capsys, option, value):
     error = capsys.readouterr().err
     assert option in error
     assert repr(value) in error
+
+
+def test_fewer_points_than_components_are_refused(example, capsys):
+    assert example.parse_arguments(["--points", "5", "--components", "5"]).points == 5
+    with pytest.raises(SystemExit):
+        example.parse_arguments(["--points", "4", "--components", "5"])
+    assert "--points: must be at least 5 for 5 components, got 4" in capsys.readouterr().err
 
 
 def test_each_step_has_its_own_data_and_the_test_another(example):
