@@ -22,7 +22,7 @@ _PAIRED = 32  # components; of more, the tallest
 
 
 class Problem(NamedTuple):
-    """Mixtures as the search reads them, without components of no weight."""
+    """Mixtures as the search reads them."""
 
     log_weights: Array  # [K, N]
     log_peak: Array  # [K, N], log density of each component at its mean, but for a constant
@@ -76,20 +76,14 @@ def find_modes(
 
 def describe(mix: GaussianMixture) -> Problem:
     """The mixtures, batch last."""
-    log_weights = mix.log_weights
-    # A component without weight has no say. As a copy of the heaviest it has no extremes either.
-    of_its_own = jnp.arange(mix.num_components)[None, :]
-    heaviest = jnp.argmax(log_weights, axis=-1, keepdims=True)
-    index = jnp.where(log_weights > -jnp.inf, of_its_own, heaviest)
-    loc = jnp.take_along_axis(mix.loc, index[..., None], axis=-2)
-    factor = jnp.take_along_axis(mix.precision_factors, index[..., None, None], axis=-3)
+    factor = mix.precision_factors
     log_det = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
     factor = jnp.moveaxis(factor, (0, 1), (-1, -2))
     precision = jnp.sum(factor[:, :, None] * factor[:, None], axis=0)
     return Problem(
-        log_weights.T,
-        (log_weights + log_det).T,
-        jnp.moveaxis(loc, (0, 1), (-1, -2)),
+        mix.log_weights.T,
+        (mix.log_weights + log_det).T,
+        jnp.moveaxis(mix.loc, (0, 1), (-1, -2)),
         factor,
         precision,
     )

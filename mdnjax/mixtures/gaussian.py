@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Real
@@ -248,6 +249,35 @@ def parameters(mix: GaussianMixture) -> Parameters:
 def _blocks(x: Array, heights: tuple[int, ...]) -> tuple[Array, ...]:
     """`[..., K, *]` as blocks `[..., *, K]`."""
     return tuple(lax.split(jnp.swapaxes(x, -2, -1), heights, axis=x.ndim - 2)) if heights else ()
+
+
+def affine(mix: GaussianMixture, loc: Array, scale: Array) -> GaussianMixture:
+    """The mixtures of loc + scale y, for y of the mixtures `mix`: exact.
+
+    With S = diag(scale), a component's precision factor diag(exp(-s)) (I + R) becomes itself times
+    S^-1: s_d moves by log scale_d, and R_ij by scale_i / scale_j.
+
+    Args:
+        mix: The mixtures, of batch shape `...`.
+        loc: `[..., D]`.
+        scale: `[..., D]`, positive; or `[..., 1]`, with which *isotropic* mixtures stay so.
+    """
+    kind, log_scale, upper = mix.covariance_kind, mix.log_scale, mix.upper
+    if kind == "isotropic" and scale.shape[-1] > 1:
+        kind, log_scale = "diagonal", mix._log_scales()
+    # Of isotropic mixtures the log-scale has no axis of coordinates, and `scale` has one of 1.
+    own = jnp.log(scale) if kind == "isotropic" else jnp.log(scale)[..., None, :]
+    if upper is not None:
+        row, column = np.triu_indices(mix.dim, 1)
+        wide = jnp.broadcast_to(scale, (*scale.shape[:-1], mix.dim))
+        upper = upper * (wide[..., row] / wide[..., column])[..., None, :]
+    return dataclasses.replace(
+        mix,
+        loc=loc[..., None, :] + scale[..., None, :] * mix.loc,
+        log_scale=log_scale + own,
+        upper=upper,
+        covariance_kind=kind,
+    )
 
 
 def temper(mix: GaussianMixture, tau: Real[ArrayLike, "*batch"]) -> GaussianMixture:

@@ -34,7 +34,7 @@ from mdnjax._checks import require
 from mdnjax._types import Array
 from mdnjax.mixtures import _positive as positive
 from mdnjax.mixtures._ascent import Found, find_modes, num_starts
-from mdnjax.mixtures.gaussian import GaussianMixture
+from mdnjax.mixtures.gaussian import GaussianMixture, affine
 from mdnjax.mixtures.likelihood import log_prob
 
 
@@ -110,14 +110,16 @@ def modes(
     for name, value in limits.items():
         require(isinstance(value, int) and value >= 1, "modes", name, value, "an int >= 1")
 
+    mix = _with_every_weight(mix)
     # In a frame of the mixture's own, lengths and precisions are within the range of the dtype.
     frame = _frame(lax.stop_gradient(mix))
     local = _in_frame(mix, frame)
     found = _search(lax.stop_gradient(local), limits)
     points = _follow(local, found.points, found.is_mode)
-    log_density = log_prob(_expanded(local), points) - mix.dim * jnp.log(frame.unit)[..., None]
+    log_unit = jnp.sum(jnp.log(jnp.broadcast_to(frame.unit, frame.centre.shape)), axis=-1)
+    log_density = log_prob(_expanded(local), points) - log_unit[..., None]
     lost = jnp.isnan(log_density)
-    points = frame.centre[..., None, :] + frame.unit[..., None, None] * points
+    points = frame.centre[..., None, :] + frame.unit[..., None, :] * points
     return Modes(
         jnp.where(lost[..., None], jnp.nan, points),
         jnp.where(found.is_mode | lost, log_density, -jnp.inf),
@@ -142,7 +144,7 @@ def mode(mix: GaussianMixture) -> Float[Array, "*batch D"]:
         >>> import mdnjax as mdn
         >>> mix = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5], weights=[0.3, 0.7])
         >>> print(mdn.mode(mix))  # the narrow one is higher, the heavy one is not
-        [-0.999954]
+        [-0.9999875]
     """
     return modes(mix, max_modes=1).points[..., 0, :]
 
@@ -151,27 +153,35 @@ class _Frame(NamedTuple):
     """Coordinates (y - centre) / unit."""
 
     centre: Array  # [..., D]
-    unit: Array  # [...]
+    unit: Array  # [..., D], or [..., 1]
+
+
+def _with_every_weight(mix: GaussianMixture) -> GaussianMixture:
+    """Components of no weight as copies of the heaviest: they have no say, and now no extremes."""
+    own = lax.expand_dims(jnp.arange(mix.num_components), range(len(mix.batch_shape)))
+    heaviest = jnp.argmax(mix.log_weights, axis=-1, keepdims=True)
+    index = jnp.where(mix.log_weights > -jnp.inf, own, heaviest)
+
+    def chosen(x: Array) -> Array:
+        where = lax.expand_dims(index, range(index.ndim, x.ndim))
+        return jnp.take_along_axis(x, where, axis=index.ndim - 1)
+
+    return dataclasses.replace(jax.tree.map(chosen, mix), log_weights=mix.log_weights)
 
 
 def _frame(mix: GaussianMixture) -> _Frame:
-    """The mean of the heaviest component, and the narrowest scale of all that weigh anything."""
+    """The mean of the heaviest component, and the narrowest scale of each coordinate."""
     heaviest = jnp.argmax(mix.log_weights, axis=-1)
     centre = jnp.take_along_axis(mix.loc, heaviest[..., None, None], axis=-2)[..., 0, :]
-    log_scale = mix.log_scale.reshape(*mix.batch_shape, mix.num_components, -1)
-    narrowest = jnp.where(mix.log_weights > -jnp.inf, jnp.min(log_scale, axis=-1), jnp.inf)
-    return _Frame(centre, jnp.exp(jnp.min(narrowest, axis=-1)))
+    if mix.covariance_kind == "isotropic":
+        return _Frame(centre, jnp.exp(jnp.min(mix.log_scale, axis=-1, keepdims=True)))
+    return _Frame(centre, jnp.exp(jnp.min(mix.log_scale, axis=-2)))
 
 
 def _in_frame(mix: GaussianMixture, frame: _Frame) -> GaussianMixture:
-    unit = frame.unit[..., None]
-    log_unit = jnp.log(unit)
-    return dataclasses.replace(
-        mix,
-        loc=(mix.loc - frame.centre[..., None, :]) / unit[..., None],
-        log_scale=mix.log_scale
-        - (log_unit if mix.covariance_kind == "isotropic" else log_unit[..., None]),
-    )
+    # First the difference: of neighbouring numbers it is exact.
+    mix = dataclasses.replace(mix, loc=mix.loc - frame.centre[..., None, :])
+    return affine(mix, jnp.zeros_like(frame.centre), 1 / frame.unit)
 
 
 def _expanded(mix: GaussianMixture) -> GaussianMixture:
