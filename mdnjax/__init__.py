@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from mdnjax.mixtures import log_prob as log_prob
     from mdnjax.mixtures import marginal as marginal
     from mdnjax.mixtures import mean as mean
+    from mdnjax.mixtures import mode as mode
+    from mdnjax.mixtures import modes as modes
     from mdnjax.mixtures import most_probable as most_probable
     from mdnjax.mixtures import nll as nll
     from mdnjax.mixtures import nll_gradient as nll_gradient
@@ -83,6 +85,8 @@ __all__ = [
     "marginal",
     "mean",
     "mixtures",
+    "mode",
+    "modes",
     "most_probable",
     "nets",
     "nll",

@@ -29,6 +29,9 @@ from mdnjax.mixtures.likelihood import nll as nll
 from mdnjax.mixtures.likelihood import nll_gradient as nll_gradient
 from mdnjax.mixtures.likelihood import responsibilities as responsibilities
 from mdnjax.mixtures.linear import linear_nll as linear_nll
+from mdnjax.mixtures.mode_seeking import Modes as Modes
+from mdnjax.mixtures.mode_seeking import mode as mode
+from mdnjax.mixtures.mode_seeking import modes as modes
 from mdnjax.mixtures.moments import covariance as covariance
 from mdnjax.mixtures.moments import mean as mean
 from mdnjax.mixtures.moments import most_probable as most_probable
@@ -61,6 +64,7 @@ __all__ = [
     "Head",
     "Interval",
     "Level",
+    "Modes",
     "ProductHead",
     "Region",
     "Standardizer",
@@ -88,6 +92,8 @@ __all__ = [
     "log_prob",
     "marginal",
     "mean",
+    "mode",
+    "modes",
     "most_probable",
     "nll",
     "nll_gradient",
