@@ -90,6 +90,7 @@ def test_it_is_the_integral_of_the_squared_distance_of_distribution_functions(ki
 HARD = {
     "apart": ([0.3, 0.7], [-1.0, 1.0], [0.1, 0.5], 0.0),
     "light and far": ([1e-8, 1.0], [0.0, 1e6], [1.0, 1e-3], 1e6),
+    "lighter and far": ([1e-5, 1.0], [1e6, 0.0], [1.0, 1e-3], 0.0),
     "light and wide": ([1 - 1e-6, 1e-6], [0.0, 0.0], [1e-10, 1.0], 0.0),
     "far from the origin": ([0.5, 0.5], [1e6, 1e6 + 1], [0.1, 0.1], 1e6 + 0.5),
     "points": ([0.5, 0.5], [0.0, 1.0], [1e-20, 1e-20], 0.5),
@@ -104,7 +105,7 @@ HARD = {
 
 @pytest.mark.parametrize("name", HARD)
 def test_float32_keeps_its_digits_where_the_formula_as_printed_cancels(name):
-    """The formula as printed is off by 1e-2 and more in half of these."""
+    """The formula as printed: off by 3e-4 and 6e-4 in the lighter cases, NaN of points."""
     weights, loc, scale, y = HARD[name]
     mix = line(np.float32(loc), np.float32(scale), np.float32(weights))
     y = np.float32(y)
