@@ -265,5 +265,5 @@ def test_an_svg_has_hundredths_of_a_point(tmp_path):
     plotting.save(ax.get_figure(), tmp_path / "density.svg")
     content = (tmp_path / "density.svg").read_text()
     curves = "".join(re.findall(r' d="([^"]*)"', content))
-    assert re.search(r"\d\.\d\d ", curves)
+    assert re.search(r"\d\.\d\d[ L]", curves)
     assert not re.search(r"\d\.\d{3}", curves)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _REACH = 3.5  # standard deviations that a picture shows around each component
 _LIGHT = 0.01  # a component of less weight does not widen the picture
-_CELLS = 120  # of the grid on which a density is drawn, in each direction
+_CELLS = 100  # of the grid on which a density is drawn, in each direction
 
 _Kind = Literal["inputs", "curve", "plane"]
 Inputs = Shaped[np.ndarray | Array, " N"] | Shaped[np.ndarray | Array, "N 1"] | Sequence[float]

@@ -162,14 +162,19 @@ def save(
 def _shortened(svg: bytes) -> bytes:
     """An SVG of half the size: a hundredth of a point is enough, and a style said once."""
 
-    def round_numbers(path: re.Match[bytes]) -> bytes:
-        return re.sub(rb"-?\d+\.\d{3,}", lambda n: b"%g" % round(float(n[0]), 2), path[0])
+    def round_numbers(found: re.Match[bytes]) -> bytes:
+        return re.sub(rb"-?\d+\.\d{3,}", lambda n: b"%g" % round(float(n[0]), 2), found[0])
+
+    def join_commands(path: re.Match[bytes]) -> bytes:
+        return b' d="' + re.sub(rb"\s*([A-Za-z])\s*", rb"\1", path[1]) + b'"'
 
     def style_group(group: re.Match[bytes]) -> bytes:
         look = group[2]
         return group[1] + look + b">" + group[3].replace(look + b"/>", b"/>")
 
-    svg = re.sub(rb' (?:d|x|y)="[^"]*"', round_numbers, svg)
+    svg = re.sub(rb' (?:d|x|y)="[^"]*"|translate\([^)]*\)', round_numbers, svg)
+    svg = re.sub(rb' d="([^"]*)"', join_commands, svg)
+    svg = re.sub(rb"\n +<", b"\n<", svg)
     # Dots of one look side by side: their group has it.
     dot = rb'\s*<use xlink:href="#\w+" x="[^"]*" y="[^"]*"'
     return re.sub(

@@ -1,0 +1,38 @@
+"""Makes the figures of docs/inverse_problems.md, by running the examples as a user runs them.
+
+python docs/inverse_figures.py
+
+The pictures go to docs/images; each is below 200 kB.
+"""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PICTURES = {
+    "inverse_sine.py": ("inverse_sine.png",),
+    "robot_arm.py": ("robot_arm.png", "robot_arm_errors.png", "robot_arm.gif"),
+}
+
+
+def main() -> None:
+    """Makes all figures."""
+    images = ROOT / "docs" / "images"
+    images.mkdir(exist_ok=True)
+    for example, names in PICTURES.items():
+        with tempfile.TemporaryDirectory() as out:
+            command = [sys.executable, str(ROOT / "examples" / example), "--out", out]
+            subprocess.run(command, check=True)
+            for name in names:
+                size = (pathlib.Path(out) / name).stat().st_size
+                if size > 200_000:
+                    raise SystemExit(f"{name} is {size} bytes; at most 200000 are committed")
+                shutil.copyfile(pathlib.Path(out) / name, images / name)
+                print(f"{name}: {size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
