@@ -90,14 +90,14 @@ def error_maps(solve: Solve) -> "matplotlib.figure.Figure":
             error[here] = np.clip(distance(angles, grid[here]), LEAST, MOST)
             image = ax.pcolormesh(*axes, error, norm=LogNorm(LEAST, MOST), cmap=heat_colors())
             image.set_clip_path(one, ax.transData)
-            # Clipping leaves steps, which white paint covers.
-            ax.add_patch(PathPatch(one, facecolor="none", edgecolor="white", linewidth=1))
-            ax.add_patch(PathPatch(two, facecolor="none", edgecolor=TEXT, linewidth=0.8))
+            for path in (one, two):  # and what clipping leaves at the edge is painted over
+                ax.add_patch(PathPatch(path, facecolor="none", edgecolor="white", linewidth=1.1))
             ax.set_title(name)
         assert image is not None
         bar = figure.colorbar(image, cax=figure.add_axes((0.92, 0.13, 0.013, 0.7)))
         bar.set_label(f"from hand to goal / {UNIT}")
-        figure.text(0.055, 0.945, "outlined: elbow up and elbow down are within the joints' ranges")
+        lines = "both elbow up and elbow down are within the joints' ranges"
+        figure.text(0.055, 0.945, f"between the white lines {lines}")
     return figure
 
 
