@@ -343,7 +343,7 @@ def draw(
         ax = plotting.plot_components(mix, x, ax=axes[1], show="weights")
         ax.set(title="Mixing coefficients", yticks=(0, 0.5, 1), **horizontal)
         legend = {"frameon": False, "fontsize": 8, "handlelength": 1.2}
-        if arguments.components <= 10:
+        if arguments.components <= 4:  # more would hide the curves
             ax.legend(title="component", title_fontsize=8, loc="best", **legend)
 
         ax = plotting.plot_components(mix, x, ax=axes[2])
