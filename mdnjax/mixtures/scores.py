@@ -144,9 +144,8 @@ _FAR = 50.0
 
 
 def _log_hypotenuse(log_a: Array, log_b: Array) -> Array:
-    """Log sqrt(a^2 + b^2); `logaddexp` has wrong second derivatives where a = b."""
-    peak = lax.stop_gradient(jnp.maximum(log_a, log_b))
-    return peak + 0.5 * jnp.log(jnp.exp(2 * (log_a - peak)) + jnp.exp(2 * (log_b - peak)))
+    """Log sqrt(a^2 + b^2)."""
+    return 0.5 * jnp.logaddexp(2 * log_a, 2 * log_b)
 
 
 def _distance(m: Array, log_s: Array) -> tuple[Array, Array, Array, Array]:
