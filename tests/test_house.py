@@ -121,8 +121,10 @@ def test_the_face_is_the_contract():
     assert sorted(mdnjax.__all__) == list(mdnjax.__all__)
     for name in mdnjax.__all__:
         assert getattr(mdnjax, name) is not None
-    contract = """BernoulliHead GaussianHead GaussianMixture Head ProductHead bias covariance
-        log_prob mean most_probable nll nll_gradient responsibilities sample temper variance"""
+    contract = """BernoulliHead GaussianHead GaussianMixture Head ProductHead bias cdf condition
+        covariance crps dirichlet_log_prior energy_score interval log_cdf log_prob marginal mean
+        mode modes most_probable nll nll_gradient pit quantile responsibilities sample temper
+        variance"""
     assert set(contract.split()) <= set(mdnjax.__all__)
     mixtures = importlib.import_module("mdnjax.mixtures")
     for name in contract.split():
