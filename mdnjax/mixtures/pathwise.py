@@ -37,9 +37,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.special import log_ndtr, logsumexp
+from jax.scipy.special import logsumexp
 
 from mdnjax._types import Array
+from mdnjax.mixtures._normal import standard_normal
 from mdnjax.mixtures._reordering import bounded, clip, log_limit, product
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
@@ -108,8 +109,9 @@ def _moving_jvp(primals, tangents):
     log_p = logsumexp(log_w + log_normal, axis=-1, keepdims=True)
     gamma = jnp.exp(log_w + log_normal - log_p)
     # Phi - F from the smaller tail, in which nothing cancels; 1 - Phi is the other tail.
+    most = 0.5 * log_limit(y.dtype)
     below, above = (
-        jnp.exp(jnp.minimum(log_w + log_ndtr(x) - log_p, 0.5 * log_limit(y.dtype))) for x in (z, -z)
+        jnp.exp(jnp.minimum(log_w + standard_normal(x).log_lower - log_p, most)) for x in (z, -z)
     )
     all_below, all_above = (jnp.sum(x, axis=-1, keepdims=True) for x in (below, above))
     is_lower, w = all_below < all_above, jnp.exp(log_w)

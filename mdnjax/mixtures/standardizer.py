@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Real
 
 from mdnjax._checks import require
 from mdnjax._types import Array, as_float
-from mdnjax.mixtures.gaussian import GaussianMixture
+from mdnjax.mixtures.gaussian import GaussianMixture, affine
 
 
 @jax.tree_util.register_dataclass
@@ -141,10 +141,8 @@ class Standardizer:
     def invert_mixture(self, mix: GaussianMixture) -> GaussianMixture:
         r"""The density of y, from that of the standardised z: exact.
 
-        With S = diag(scale), a component's precision factor diag(exp(-s)) (I + R) becomes itself
-        times S^-1: s_d moves by log scale_d, and R_ij by scale_i / scale_j. *Full* and *diagonal*
-        stay what they are; *isotropic* stays so with one scale (`shared_scale`, or D = 1), and
-        with one a coordinate becomes *diagonal*.
+        *Full* and *diagonal* stay what they are; *isotropic* stays so with one scale
+        (`shared_scale`, or D = 1), and with one a coordinate becomes *diagonal*.
 
         Args:
             mix: Mixtures over z, of batch shape `...`.
@@ -159,21 +157,9 @@ class Standardizer:
         require(
             mix.dim == dim, "Standardizer.invert_mixture", "mix", f"D = {mix.dim}", f"D = {dim}"
         )
-        loc, scale = (jnp.asarray(x, mix.loc.dtype) for x in (self.loc, self.scale))
-        kind, log_scale, upper = mix.covariance_kind, mix.log_scale, mix.upper
-        if kind == "isotropic" and scale.shape[-1] > 1:
-            kind, log_scale = "diagonal", jnp.broadcast_to(log_scale[..., None], mix.loc.shape)
-        if upper is not None:
-            row, column = np.triu_indices(dim, 1)
-            ratio = jnp.broadcast_to(scale, dim)[row] / jnp.broadcast_to(scale, dim)[column]
-            upper = upper * _like(ratio, upper.ndim)
-        return dataclasses.replace(
-            mix,
-            loc=mix.loc * _like(scale, mix.loc.ndim) + _like(loc, mix.loc.ndim),
-            log_scale=log_scale + _like(jnp.log(scale), log_scale.ndim),
-            upper=upper,
-            covariance_kind=kind,
-        )
+        rank = len(mix.batch_shape) + 1
+        loc, scale = (_like(jnp.asarray(x, mix.loc.dtype), rank) for x in (self.loc, self.scale))
+        return affine(mix, loc, scale)
 
     def _beside(self, method: str, y: Any) -> tuple[Any, Any, Any]:
         """`y`, and loc and scale with as many axes: in NumPy's float64 if y is NumPy's."""

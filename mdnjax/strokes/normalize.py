@@ -10,6 +10,7 @@ from jaxtyping import Float
 from mdnjax._checks import require
 from mdnjax._types import Array
 from mdnjax.mixtures import GaussianMixture
+from mdnjax.mixtures.gaussian import affine
 from mdnjax.strokes.corpus import Corpus
 from mdnjax.strokes.structure import Strokes
 
@@ -96,9 +97,6 @@ class Normalizer:
     def invert_mixture(self, mix: GaussianMixture) -> GaussianMixture:
         r"""The density of an offset in the corpus' unit, from that of a normalised one.
 
-        With S = diag(std) and a component's precision factor diag(exp(-s)) (I + R), the factor in
-        that unit is that times S^-1: s moves by log std, R_12 by std_x / std_y.
-
         Args:
             mix: Mixtures over normalised offsets, two dimensions and full covariances.
 
@@ -115,14 +113,7 @@ class Normalizer:
             f"{mix.covariance_kind} in {mix.dim} dimensions",
             "full in 2 dimensions",
         )
-        assert mix.upper is not None
-        mean, std = self._like(mix.loc)
-        return dataclasses.replace(
-            mix,
-            loc=mix.loc * std + mean,
-            log_scale=mix.log_scale + jnp.log(std),
-            upper=mix.upper * (self.std[0] / self.std[1]),
-        )
+        return affine(mix, *self._like(mix.loc[..., 0, :]))
 
     @property
     def device_unit(self) -> tuple[float, float]:
