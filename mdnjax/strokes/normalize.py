@@ -113,7 +113,7 @@ class Normalizer:
             f"{mix.covariance_kind} in {mix.dim} dimensions",
             "full in 2 dimensions",
         )
-        return affine(mix, *self._like(mix.loc[..., 0, :]))
+        return affine(mix, *map(jnp.asarray, self._like(mix.loc[..., 0, :])))
 
     @property
     def device_unit(self) -> tuple[float, float]:
