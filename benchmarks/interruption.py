@@ -27,8 +27,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-VALIDATIONS = 20
-
 
 @dataclasses.dataclass(frozen=True)
 class Size:
@@ -37,6 +35,7 @@ class Size:
     lines: int
     hidden: int
     steps: int
+    validations: int
     batch: int = 8
     window: int = 32
 
@@ -101,7 +100,7 @@ def set_up(size: Size) -> Setup:
         "average": 0.9,
         "steps": size.steps,
         "validate": training.make_validation(jax.random.key(1), whole_lines, held_out),
-        "validations": VALIDATIONS,
+        "validations": size.validations,
         "log_every": 2,
         "progress": "off",
     }
@@ -137,23 +136,30 @@ def run(folder: pathlib.Path, size: Size) -> None:
         )
 
 
-def start(folder: pathlib.Path, size: Size, cache: pathlib.Path | None) -> subprocess.Popen[bytes]:
+def cached(folder: pathlib.Path | None) -> dict[str, str]:
+    """The environment in which what one process compiled the next one reads, or each compiles."""
+    if folder is None:
+        return {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA logs an error for every program that it reads
+    }
+
+
+def start(folder: pathlib.Path, size: Size) -> subprocess.Popen[bytes]:
     """Starts a process of the run."""
     folder.mkdir(exist_ok=True)
-    environment = dict(os.environ)
-    if cache is not None:
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     command = [sys.executable, __file__, "--run", str(folder)]
     command += [json.dumps(dataclasses.asdict(size))]
     with (folder / "stderr").open("ab") as errors:
-        return subprocess.Popen(command, env=environment, stderr=errors)
+        return subprocess.Popen(command, stderr=errors)
 
 
-def finish(folder: pathlib.Path, size: Size, cache: pathlib.Path | None) -> None:
+def finish(folder: pathlib.Path, size: Size) -> None:
     """Runs a process of the run to its end."""
-    if start(folder, size, cache).wait(timeout=300) != 0:
+    if start(folder, size).wait(timeout=300) != 0:
         sys.exit(f"the run failed:\n{(folder / 'stderr').read_text()}")
 
 
@@ -186,7 +192,7 @@ def kill(
         wait(time.monotonic() + when.at * pace.start)
     else:
         while not trains(folder, size, known) and process.poll() is None:
-            time.sleep(0.001)
+            time.sleep(0.01)
         if when.kind == "step":
             wait(time.monotonic() + when.at * pace.training)
         else:
@@ -194,6 +200,7 @@ def kill(
             nth, moment = divmod(when.at * pace.saves, 1)
             seen: set[str] = set()
             while len(seen) <= nth and process.poll() is None:
+                time.sleep(0.001)
                 seen.update(unfinished(folder))
             wait(time.monotonic() + moment * pace.save)
     process.kill()
@@ -210,10 +217,10 @@ class Pace:
     save: float
 
 
-def undisturbed(folder: pathlib.Path, size: Size, cache: pathlib.Path | None) -> Pace:
+def undisturbed(folder: pathlib.Path, size: Size) -> Pace:
     """Runs to the end without a kill, and measures what the moments are chosen by."""
     began = since = time.monotonic()
-    process = start(folder, size, cache)
+    process = start(folder, size)
     first, writing, seen = None, 0.0, set()
     while process.poll() is None:
         names = unfinished(folder)
@@ -223,7 +230,7 @@ def undisturbed(folder: pathlib.Path, size: Size, cache: pathlib.Path | None) ->
         since = now
         if first is None and trains(folder, size, 0):
             first = now
-        time.sleep(0.001)
+        time.sleep(0.004)
     if process.returncode != 0 or first is None or not seen:
         sys.exit(f"the run failed:\n{(folder / 'stderr').read_text()}")
     return Pace(first - began, time.monotonic() - first, len(seen), writing / len(seen))
@@ -232,7 +239,7 @@ def undisturbed(folder: pathlib.Path, size: Size, cache: pathlib.Path | None) ->
 def trains(folder: pathlib.Path, size: Size, known: int) -> bool:
     """Whether a process later than those known is past its first validation: all is compiled."""
     found = sorted(folder.glob("batches-*"))
-    past = math.ceil(size.steps / VALIDATIONS) + 1
+    past = math.ceil(size.steps / size.validations) + 1
     return len(found) > known and found[-1].read_bytes().count(b"\n") > past
 
 
@@ -299,6 +306,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=200, help="size of the corpus (200)")
     parser.add_argument("--hidden", type=int, default=64, help="cells of the LSTM (64)")
     parser.add_argument("--steps", type=int, default=60, help="steps of the run (60)")
+    parser.add_argument("--validations", type=int, default=20, help="each with a save (20)")
     parser.add_argument(
         "--compile",
         action="store_true",
@@ -311,12 +319,13 @@ def main() -> None:
         run(pathlib.Path(folder), Size(**json.loads(size)))
         return
 
-    size = Size(arguments.lines, arguments.hidden, arguments.steps)
+    size = Size(arguments.lines, arguments.hidden, arguments.steps, arguments.validations)
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         work = pathlib.Path(name)
-        cache = None if arguments.compile else work / "cache"
-        pace = undisturbed(work / "whole", size, cache)
+        # Before JAX is imported, here and in the processes of the run.
+        os.environ.update(cached(None if arguments.compile else work / "cache"))
+        pace = undisturbed(work / "whole", size)
         print(
             f"{size.steps} steps in {pace.training:.1f} s after {pace.start:.1f} s of start-up; "
             f"{pace.saves} checkpoints of {pace.save:.2f} s each\n\n"
@@ -329,7 +338,7 @@ def main() -> None:
                 while True:
                     before = len(logs(folder))
                     begun = time.monotonic()
-                    if kill(start(folder, size, cache), folder, size, when, pace):
+                    if kill(start(folder, size), folder, size, when, pace):
                         break
                     # It was faster than the one measured: judged as it is, and anew, killed sooner.
                     failed += judge(work / "whole", folder, size)
@@ -347,7 +356,7 @@ def main() -> None:
                     f"{', '.join([*whole, *half]) or 'nothing'}",
                     flush=True,
                 )
-            finish(folder, size, cache)
+            finish(folder, size)
             failed += judge(work / "whole", folder, size)
     print(f"\n{arguments.kills} kills, {failed} runs that differ")
     sys.exit(1 if failed else 0)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 import jax
 import pytest
@@ -19,8 +20,32 @@ def data_dir() -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def processes_share(tmp_path_factory):
+    """What the processes of tests compile, Python and XLA, only the first of them compiles.
+
+    This process has its JAX by now, and compiles all: torn files would warn here, and fail a test.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    shared = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA logs an error for every program that it reads
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in shared.items():
+            patch.setenv(name, value)
+        if sys.dont_write_bytecode:  # beside the sources, that is
+            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+            patch.setenv("PYTHONPYCACHEPREFIX", str(folder / "bytecode"))
+        yield
+
+
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory) -> pathlib.Path:
+def whole(tmp_path_factory, processes_share) -> pathlib.Path:
     """The folder of a small training run that nothing ended, to compare with; read only."""
     from made_run import end, start  # with Optax and Orbax, which few tests need
 

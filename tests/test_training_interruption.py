@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits a
 def test_killed_runs_resume_bit_for_bit():
     """Three kills of a real run, one of them in the writing of a checkpoint; see the benchmark."""
     command = [sys.executable, ROOT / "benchmarks" / "interruption.py", "--kills", "3"]
-    command += ["--lines", "40", "--hidden", "8", "--steps", "16"]
+    command += ["--lines", "24", "--hidden", "8", "--steps", "16", "--validations", "5"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=350)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "equal, bit for bit" in done.stdout
