@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import write_metrics
 from flax import nnx
 from handwriting_data import Lines, read_lines, read_prime
 from handwriting_options import parse_arguments
@@ -132,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
     scores = judge(writer, lines, arguments.seed, mesh)
     print_scores(scores)
     draw(arguments, writer, lines, scores)
-    write_metrics(arguments, scores, result, lines)
+    write_metrics(arguments, figures(scores, result, lines), STARTED)
     training.write_safetensors(
         arguments.out / "model.safetensors", training.load_model(arguments.out)
     )
@@ -447,14 +448,11 @@ def print_scores(scores: dict[str, strokes.StrokeScores]) -> None:
     )
 
 
-def write_metrics(
-    arguments: argparse.Namespace,
-    scores: dict[str, strokes.StrokeScores],
-    result: training.FitResult,
-    lines: Lines,
-) -> None:
-    """Writes `metrics.json`."""
-    document = {
+def figures(
+    scores: dict[str, strokes.StrokeScores], result: training.FitResult, lines: Lines
+) -> dict[str, Any]:
+    """What `metrics.json` holds."""
+    return {
         "data": lines.name,
         "scores": {
             name: {**dataclasses.asdict(score), "raw_counts": score.raw_counts}
@@ -469,17 +467,7 @@ def write_metrics(
             "best_step": result.step,
             "valid_nats_per_point": result.valid,
         },
-        "seconds": time.monotonic() - STARTED,
-        "arguments": {name: plain(value) for name, value in vars(arguments).items()},
-        "versions": training.package_versions(),
     }
-    text = json.dumps(document, indent=2) + "\n"
-    (arguments.out / "metrics.json").write_text(text, encoding="utf-8")
-
-
-def plain(value: Any) -> Any:
-    """A command-line value as JSON has it."""
-    return str(value) if isinstance(value, pathlib.Path) else value
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The command line of `handwriting.py`."""
 
 import argparse
-import math
 import pathlib
 from collections.abc import Sequence
+
+from command_line import count, not_negative, positive
 
 from mdnjax import strokes
 
@@ -101,29 +102,3 @@ def parse_arguments(
         help="neatness: 0 as it was learned, 1 or more tidier, after Graves (0.5)",
     )
     return parser.parse_args(argv)
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    number = not_negative(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError("must be above 0, got 0")
-    return number
-
-
-def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
-    return number

@@ -19,7 +19,6 @@ STARTED = time.monotonic()
 # ruff: noqa: E402 - the clock starts before the imports
 import argparse
 import functools
-import json
 import pathlib
 import platform
 import sys
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import count, positive, whole, write_metrics
 from flax import nnx
 
 import mdnjax as mdn
@@ -133,31 +133,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def whole(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
-    return int(text)
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return number
-
-
 def run(arguments: argparse.Namespace) -> None:
     """The whole story, in order."""
     with plotting.house_style():  # a missing Matplotlib is found now
@@ -200,7 +175,8 @@ def run(arguments: argparse.Namespace) -> None:
     figure = draw(arguments, points, test, functools.partial(average, square, units), mixture)
     for ending in ("png", "svg"):
         plotting.save(figure, arguments.out / f"inverse_sine.{ending}", dpi=130.0)
-    write_metrics(arguments, scores, restarts, {"least squares": square, "mixture": density})
+    learned = {"least squares": square, "mixture": density}
+    write_metrics(arguments, figures(scores, restarts, learned), STARTED)
     print(
         f"\nin {arguments.out}: inverse_sine.png, inverse_sine.svg, metrics.json\n"
         f"done in {time.monotonic() - STARTED:.0f} seconds"
@@ -402,30 +378,17 @@ def print_scores(scores: dict[str, Scores]) -> None:
     )
 
 
-def write_metrics(
-    arguments: argparse.Namespace,
-    scores: dict[str, Scores],
-    restarts: dict[str, Any] | None,
-    learned: dict[str, Learned],
-) -> None:
-    """Writes `metrics.json`."""
-    document = {
+def figures(
+    scores: dict[str, Scores], restarts: dict[str, Any] | None, learned: dict[str, Learned]
+) -> dict[str, Any]:
+    """What `metrics.json` holds."""
+    return {
         "test_points": TEST_POINTS,
         "scores": {name: score._asdict() for name, score in scores.items()},
         "exact": FLOOR,
         "restarts": restarts,
         "training": {n: {"steps": v.steps, "seconds": v.seconds} for n, v in learned.items()},
-        "seconds": time.monotonic() - STARTED,
-        "arguments": {name: plain(value) for name, value in vars(arguments).items()},
-        "versions": training.package_versions(),
     }
-    text = json.dumps(document, indent=2) + "\n"
-    (arguments.out / "metrics.json").write_text(text, encoding="utf-8")
-
-
-def plain(value: Any) -> Any:
-    """A command-line value as JSON has it."""
-    return str(value) if isinstance(value, pathlib.Path) else value
 
 
 if __name__ == "__main__":

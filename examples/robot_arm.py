@@ -22,7 +22,6 @@ STARTED = time.monotonic()
 import argparse
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import platform
@@ -34,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import robot_arm_pictures as pictures
+from command_line import count, positive, write_metrics
 from flax import nnx
 
 import mdnjax as mdn
@@ -137,24 +137,6 @@ def natural(text: str) -> int:
     return int(text)
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return number
-
-
 def run(arguments: argparse.Namespace) -> None:
     """The whole story, in order."""
     # What would fail at the end fails now: a missing Matplotlib, a folder that is read-only.
@@ -174,7 +156,13 @@ def run(arguments: argparse.Namespace) -> None:
     plotting.save(pictures.arms(solve), arguments.out / "robot_arm.png")
     plotting.save(pictures.error_maps(solve), arguments.out / "robot_arm_errors.png", dpi=140)
     pictures.write_path_gif(arguments.out / "robot_arm.gif", solve)
-    write_metrics(arguments, scores, learned)
+    figures = {
+        "scores": summary(scores),
+        "units": {"position_error": "arm lengths", "angles": "radians"},
+        "test_seed": TEST_SEED,
+        "learning_seconds": learned,
+    }
+    write_metrics(arguments, figures, STARTED)
     print(
         f"in {arguments.out}: robot_arm.png, robot_arm_errors.png, robot_arm.gif, metrics.json\n"
         f"learned in {learned:.0f} s, done in {time.monotonic() - STARTED:.0f} s"
@@ -342,21 +330,6 @@ def print_scores(scores: Scores) -> None:
         f"-log p of the angles: {scores.nats:.3f} nats, of the exact solutions "
         f"{scores.floor:.3f}\n"
     )
-
-
-def write_metrics(arguments: argparse.Namespace, scores: Scores, learned: float) -> None:
-    """Writes `metrics.json`."""
-    given = {n: str(v) if isinstance(v, pathlib.Path) else v for n, v in vars(arguments).items()}
-    document = {
-        "scores": summary(scores),
-        "units": {"position_error": "arm lengths", "angles": "radians"},
-        "test_seed": TEST_SEED,
-        "seconds": {"learning": learned, "all": time.monotonic() - STARTED},
-        "arguments": given,
-        "versions": training.package_versions(),
-    }
-    text = json.dumps(document, indent=2) + "\n"
-    (arguments.out / "metrics.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

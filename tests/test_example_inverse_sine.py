@@ -86,6 +86,7 @@ def test_the_exact_densitys_scores():
     ],
 )
 def test_a_wrong_argument_is_named(arguments, message, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLE.parent)  # where Python looks when it runs the example
     monkeypatch.setattr(sys, "argv", ["inverse_sine.py", *arguments])
     with pytest.raises(SystemExit):
         runpy.run_path(str(EXAMPLE), run_name="__main__")
@@ -94,6 +95,7 @@ def test_a_wrong_argument_is_named(arguments, message, monkeypatch, capsys):
 
 def test_a_missing_matplotlib_is_found_before_training(tmp_path):
     hide = "import sys; sys.modules['matplotlib'] = None; import runpy; "
+    hide += f"sys.path.insert(0, {str(EXAMPLE.parent)!r}); "
     start = f"sys.argv = ['', '--out', {str(tmp_path / 'run')!r}]; "
     code = hide + start + f"runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
