@@ -60,7 +60,7 @@ def find_root(
         newton = jnp.where(newton == x, beyond, newton)
         is_safe = (lower < newton) & (newton < upper)
         is_quick = 2 * jnp.abs(newton - x) <= search.step
-        line = 0.5 * lower + 0.5 * upper
+        line = midpoint(lower, upper)
         middle = jnp.where(steps % 3 == 2, _middle_number(lower, upper), line)
         following = jnp.where(is_safe & is_quick, newton, middle)
         is_open = (lower < line) & (line < upper)
@@ -80,6 +80,11 @@ def find_root(
     done = jnp.zeros(start.shape, bool) if active is None else ~active
     initial = _Search(lower, upper, start, upper - lower, done, jnp.zeros((), jnp.int32))
     return lax.while_loop(unfinished, advance, initial).x
+
+
+def midpoint(a: Array, b: Array) -> Array:
+    """(a + b) / 2 where a + b may overflow; XLA takes a / 2 + b / 2 for (a + b) / 2."""
+    return jnp.where((a < 0) == (b < 0), a + 0.5 * (b - a), 0.5 * (a + b))
 
 
 def _middle_number(a: Array, b: Array) -> Array:

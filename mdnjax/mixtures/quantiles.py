@@ -39,7 +39,7 @@ from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike
 from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures._normal import StandardNormal, standard_normal
-from mdnjax.mixtures._root import find_root
+from mdnjax.mixtures._root import find_root, midpoint
 from mdnjax.mixtures.gaussian import GaussianMixture, parameters
 from mdnjax.mixtures.gradients import Parameters, log_softmax, posterior
 
@@ -308,19 +308,28 @@ def _lower_quantile(values: Parameters, tail: Array) -> tuple[Array, Array]:
     above = jnp.clip(loc + scale * (own + slack) + 4 * eps * jnp.abs(loc), -largest, largest)
     lower = jnp.min(jnp.where(weights > 0, below, largest), axis=-1)
     upper = jnp.max(jnp.where(weights > 0, above, -largest), axis=-1)
-    start = jnp.sum(weights * (0.5 * below + 0.5 * above), axis=-1)
+    start = jnp.sum(weights * midpoint(below, above), axis=-1)
 
-    y = find_root(_equation(values, goal), lower, upper, start, tolerance=4 * eps)
-    steps = jnp.sum(weights * standard_normal(standardized(values, y)[0]).density, axis=-1)
-    is_flat = is_inside & (steps <= 64 * eps * goal)
-    both = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, *x.shape)), values)
-    goals = jnp.stack([(1 - 8 * eps) * goal, (1 + 8 * eps) * goal])
-    flats, starts = jnp.stack([is_flat, is_flat]), jnp.stack([y, y])
-    bounds = jnp.stack([lower, y]), jnp.stack([y, upper])
-    left, right = find_root(
-        _equation(both, goals), *bounds, starts, tolerance=4 * eps, active=flats
-    )
-    y = jnp.where(is_flat, 0.5 * left + 0.5 * right, y)
+    def search(state: tuple[Array, Array], side: Array) -> tuple[tuple[Array, Array], Array]:
+        """The root; then, where F is flat, the two ends of all y of that backward error."""
+        y, active = state
+        found = find_root(
+            _equation(values, (1 + 8 * eps * side) * goal),
+            jnp.where(side > 0, y, lower),
+            jnp.where(side < 0, y, upper),
+            y,
+            tolerance=4 * eps,
+            active=active,
+        )
+        steps = jnp.sum(weights * standard_normal(standardized(values, found)[0]).density, axis=-1)
+        is_flat = is_inside & (steps <= 64 * eps * goal)
+        return (jnp.where(side == 0, found, y), jnp.where(side == 0, is_flat, active)), found
+
+    # One after the other, so that the loop in `find_root` is compiled once.
+    everywhere = jnp.ones(goal.shape, bool)
+    (y, is_flat), ends = jax.lax.scan(search, (start, everywhere), jnp.array([0, -1, 1], dtype))
+    _, left, right = ends
+    y = jnp.where(is_flat, midpoint(left, right), y)
     y = jnp.where(is_inside, y, jnp.where(tail == 0, -jnp.inf, jnp.nan))
     # NaN leaves no trace in comparisons.
     lost = jnp.any(jnp.isnan(loc + log_scale + weights), axis=-1)

@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float, Real
 from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, Key
 from mdnjax.mixtures._normal import standard_normal
-from mdnjax.mixtures._root import find_root
+from mdnjax.mixtures._root import find_root, midpoint
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import Parameters, log_likelihood, log_softmax, posterior
 from mdnjax.mixtures.likelihood import log_prob
@@ -176,20 +176,22 @@ def _region(values: Parameters, level: Array) -> tuple[Array, Array, Array, Arra
     )
     bottom, top = jnp.min(lowest, axis=-1) - 1e-3, jnp.max(heights, axis=-1)
 
-    def excess(log_density: Array) -> tuple[Array, Array]:
-        """How much too much is outside, relative to the smaller part, and its slope in log c."""
-        low, high = _ends(values, points, heights, log_density)
+    def missing(low: Array, high: Array) -> Array:
+        """How much too much is outside, by the smaller part."""
         kept, lost = _inside_and_outside(values, low, high)
-        value = jnp.where(inside < 0.5, inside - kept, lost - (1 - inside))
+        return jnp.where(inside < 0.5, inside - kept, lost - (1 - inside))
+
+    def excess(log_density: Array) -> tuple[Array, Array]:
+        """The same, relative to that part, and its slope in log c."""
+        low, high = _ends(values, points, heights, log_density)
         widening = jnp.sum(_per_slope(values, low) + _per_slope(values, high), axis=-1)
-        return value / goal, jnp.exp(log_density) * widening / goal
+        return missing(low, high) / goal, jnp.exp(log_density) * widening / goal
 
     start = top + jnp.maximum(-0.5 * ndtri(0.5 * (1 - inside)) ** 2, bottom - top)
     log_density = find_root(excess, bottom, top, start, tolerance=8 * eps)
     low, high = _ends(values, points, heights, log_density)
     is_interval = low < jnp.inf
-    missing = excess(log_density)[0] * goal / (1 - inside)
-    converged = is_level & (jnp.abs(missing) <= eps**0.5)
+    converged = is_level & (jnp.abs(missing(low, high)) <= eps**0.5 * (1 - inside))
 
     # NaN leaves no trace in comparisons.
     numbers = values.logits + loc + values.log_scale[0][..., 0, :]
@@ -288,7 +290,7 @@ def _roots(function, grid: Array, capacity: int, *, tolerance: float) -> tuple[A
         value, slope = function(y)
         return sign * value, sign * slope
 
-    middle = 0.5 * lower + 0.5 * upper
+    middle = midpoint(lower, upper)
     return find_root(increasing, lower, upper, middle, tolerance=tolerance, active=is_root), is_root
 
 
@@ -348,7 +350,7 @@ def _ends(values: Parameters, points: Array, heights: Array, log_c: Array) -> tu
         return sign * value, sign * shape.slope / (shape.unit * scale)
 
     eps = float(jnp.finfo(loc.dtype).eps)
-    start = 0.5 * lower + 0.5 * upper
+    start = midpoint(lower, upper)
     found = find_root(rise, lower, upper, start, tolerance=2 * eps, active=is_end)
     low, high = jnp.split(jnp.where(is_end, found, jnp.inf), 2, axis=-1)
     return jnp.sort(low, axis=-1), jnp.sort(high, axis=-1)
