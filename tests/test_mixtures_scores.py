@@ -1,6 +1,7 @@
 """CRPS and energy score: exact numbers, quadrature, high precision, other packages."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +14,57 @@ import scipy.stats
 
 import mdnjax as mdn
 
-# Compiled: an eager call would compile each operation by itself.
+# Compiled for few shapes, since compiling is what takes the time.
 crps = jax.jit(mdn.crps)
 crps_gradient = jax.jit(jax.grad(lambda mix, y: mdn.crps(mix, y).sum(), argnums=(0, 1)))
+energy_score = jax.jit(mdn.energy_score, static_argnames=("num_samples", "with_error"))
 KINDS = ("isotropic", "diagonal", "full")
+SHAPE = (12, 4)
 
 
 def make(kind, batch=(), k=3, dim=1, seed=0):
+    """A mixture of random numbers, in the dtype of the day."""
     rng = np.random.default_rng(seed)
-    head = mdn.GaussianHead(num_components=k, dim=dim, covariance=kind)
-    return jax.jit(head.mixture)(rng.normal(size=(*batch, head.num_outputs)))
+    log_weights = scipy.special.log_softmax(rng.normal(size=(*batch, k)), axis=-1)
+    loc, log_scale, upper = (
+        rng.normal(size=(*batch, k, n)) for n in (dim, dim, dim * (dim - 1) // 2)
+    )
+    arrays = (log_weights, loc, log_scale[..., 0] if kind == "isotropic" else log_scale)
+    upper = jnp.asarray(upper) if kind == "full" else None
+    return mdn.GaussianMixture(*map(jnp.asarray, arrays), upper, kind)
+
+
+def numbers(mix):
+    """Weights and, of D = 1, means and scales, `[..., K]`."""
+    loc = np.asarray(mix.loc)[..., 0]
+    return np.exp(mix.log_weights), loc, np.exp(np.asarray(mix.log_scale)).reshape(loc.shape)
+
+
+def padded(mix, y):
+    """One mixture with components of no weight, four in all, and up to twelve y."""
+    k, n = mix.num_components, len(y)
+
+    def repeated(x, value):
+        x = np.asarray(x)
+        x = np.pad(x, ((0, SHAPE[1] - k), *((0, 0),) * (x.ndim - 1)), constant_values=value)
+        return jnp.asarray(np.broadcast_to(x, (SHAPE[0], *x.shape)))
+
+    upper = None if mix.upper is None else repeated(mix.upper, 0)
+    fields = repeated(mix.log_weights, -np.inf), repeated(mix.loc, 0), repeated(mix.log_scale, 0)
+    y = np.pad(np.asarray(y, mix.loc.dtype), (0, SHAPE[0] - n), mode="edge")[:, None]
+    return mdn.GaussianMixture(*fields, upper, mix.covariance_kind), jnp.asarray(y)
+
+
+def score(mix, y):
+    """CRPS of one mixture at up to twelve y."""
+    return np.asarray(crps(*padded(mix, y)))[: len(y)]
+
+
+def score_gradient(mix, y):
+    """Its derivatives at one y."""
+    at_mix, at_y = crps_gradient(*padded(mix, [y]))
+    k = mix.num_components
+    return jax.tree.map(lambda x: np.asarray(x)[0, :k], at_mix), np.asarray(at_y)[0]
 
 
 def line(loc, scale, weights=None):
@@ -50,41 +92,39 @@ def exact_crps(mix, y):
 
 def test_scoringrules_own_examples(x64):
     loc, scale = [0.0, -2.9, 0.9], [0.5, 1.4, 0.7]
-    np.testing.assert_allclose(crps(line(loc, scale), [0.3]), 0.4510451, atol=5e-8)
+    np.testing.assert_allclose(score(line(loc, scale), [0.3]), 0.4510451, atol=5e-8)
     weighted = line(loc, scale, [0.3, 0.1, 0.6])
-    np.testing.assert_allclose(crps(weighted, [0.3]), 0.2354619, atol=5e-8)
+    np.testing.assert_allclose(score(weighted, [0.3]), 0.2354619, atol=5e-8)
 
 
 def test_one_gaussian_at_its_centre(x64):
     """sigma (sqrt(2) - 1) / sqrt(pi), Gneiting and Raftery's closed form at z = 0."""
     expected = 3 * (np.sqrt(2) - 1) / np.sqrt(np.pi)
-    np.testing.assert_allclose(crps(line([7.0], [3.0]), [7.0]), expected, rtol=1e-15)
+    np.testing.assert_allclose(score(line([7.0], [3.0]), [7.0]), expected, rtol=1e-15)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_against_scoringrules(kind, x64):
+def test_batches_against_scoringrules(x64):
     rules = pytest.importorskip("scoringrules")
-    mix, y = make(kind, (5, 4), k=4), np.random.default_rng(1).normal(size=(5, 4, 1))
-    loc = np.asarray(mix.loc[..., 0])
-    scale = np.exp(np.asarray(mix.log_scale)).reshape(loc.shape)
-    weights = np.asarray(mix.weights)
-    expected = rules.crps_mixnorm(y[..., 0], loc, scale, weights, backend="numpy")
-    np.testing.assert_allclose(crps(mix, y), expected, rtol=1e-12)
+    y = np.random.default_rng(1).normal(size=(*SHAPE[:1], 1))
+    mixes = [make(kind, SHAPE[:1], k=4) for kind in KINDS]
+    got = jax.jit(lambda mixes: [mdn.crps(mix, y) for mix in mixes])(mixes)
+    for mix, value in zip(mixes, got, strict=True):
+        weights, loc, scale = numbers(mix)
+        expected = rules.crps_mixnorm(y[..., 0], loc, scale, weights, backend="numpy")
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_is_the_integral_of_the_squared_distance_of_distribution_functions(kind, x64):
-    mix = make(kind, k=3, seed=3)
-    loc, weights = np.asarray(mix.loc[:, 0]), np.asarray(mix.weights)
-    scale = np.exp(np.asarray(mix.log_scale)).ravel()
+def test_it_is_the_integral_of_the_squared_distance_of_distribution_functions(x64):
+    mix = make("isotropic", k=3, seed=3)
+    weights, loc, scale = numbers(mix)
 
     def cdf(x):
-        return weights @ scipy.stats.norm.cdf((x - loc) / scale)
+        return weights @ scipy.special.ndtr((x - loc) / scale)
 
     for y in (-2.0, 0.1, 5.0):
         left = scipy.integrate.quad(lambda x: cdf(x) ** 2, -60, y, epsabs=1e-12, limit=200)[0]
         right = scipy.integrate.quad(lambda x: (1 - cdf(x)) ** 2, y, 60, epsabs=1e-12, limit=200)[0]
-        np.testing.assert_allclose(crps(mix, [y]), left + right, rtol=1e-9)
+        np.testing.assert_allclose(score(mix, [y]), left + right, rtol=1e-9)
 
 
 HARD = {
@@ -109,16 +149,15 @@ def test_float32_keeps_its_digits_where_the_formula_as_printed_cancels(name):
     weights, loc, scale, y = HARD[name]
     mix = line(np.float32(loc), np.float32(scale), np.float32(weights))
     y = np.float32(y)
-    got = float(crps(mix, y[None]))
+    (got,) = score(mix, [y])
     # exp(log s) in float32 errs by up to |log s| / 2 units in the last place.
     np.testing.assert_allclose(got, float(exact_crps(mix, y)), rtol=5e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_derivatives_are_those_of_high_precision(kind, x64):
+def test_derivatives_are_those_of_high_precision(x64):
     """Central differences of the 60-digit formula, in every parameter and in y."""
-    mix, y, h = make(kind, k=3, seed=5), 0.4, 1e-5
-    at_mix, at_y = crps_gradient(mix, jnp.array([y]))
+    mix, y, h = make("full", k=3, seed=5), 0.4, 1e-5
+    at_mix, at_y = score_gradient(mix, y)
 
     for field in ("log_weights", "loc", "log_scale"):
         value, gradient = np.asarray(getattr(mix, field)), np.asarray(getattr(at_mix, field))
@@ -135,21 +174,33 @@ def test_derivatives_are_those_of_high_precision(kind, x64):
     np.testing.assert_allclose(at_y, [float(expected)], atol=2e-9)
 
 
-@pytest.mark.parametrize("raw", [np.random.default_rng(0).normal(size=6), np.zeros(6)])
-def test_second_derivatives(raw, x64):
-    """Differences of the gradient; at zero, where training may start, means and scales tie."""
-    h = 1e-5
-    above, below = raw_gradient(raw + h * np.eye(6)), raw_gradient(raw - h * np.eye(6))
-    np.testing.assert_allclose(raw_hessian(raw), (above - below) / (2 * h), atol=1e-9)
-
-
 def raw_score(raw):
     head = mdn.GaussianHead(num_components=2, dim=1)
     return mdn.crps(head.mixture(raw), jnp.full(1, 0.5))
 
 
-raw_gradient = jax.jit(jax.vmap(jax.grad(raw_score)))
-raw_hessian = jax.jit(jax.hessian(raw_score))
+@jax.jit
+@jax.vmap
+def raw_derivatives(raw):
+    """The gradient and, differentiated forward, the second derivatives."""
+
+    def gradient(raw):
+        first = jax.grad(raw_score)(raw)
+        return first, first
+
+    second, first = jax.jacfwd(gradient, has_aux=True)(raw)
+    return first, second
+
+
+RAW = np.random.default_rng(0).normal(size=6)
+
+
+@pytest.mark.parametrize("raw", [RAW, np.zeros(6)])
+def test_second_derivatives(raw, x64):
+    """Differences of the gradient; at zero, where training may start, means and scales tie."""
+    h = 1e-5
+    first, second = raw_derivatives(np.stack([raw, *raw + h * np.eye(6), *raw - h * np.eye(6)]))
+    np.testing.assert_allclose(second[0], (first[1:7] - first[7:]) / (2 * h), atol=1e-9)
 
 
 def test_crps_is_finite_for_every_finite_input():
@@ -170,9 +221,9 @@ def test_crps_is_finite_for_every_finite_input():
 def test_a_weight_of_zero_counts_for_nothing():
     one = line([0.5], [0.7])
     two = line([0.5, 1e30], [0.7, 1e30], [1.0, 0.0])
-    np.testing.assert_allclose(crps(two, [0.1]), crps(one, [0.1]), rtol=1e-6)
-    gradient, at_y = crps_gradient(two, jnp.array([0.1]))
-    expected, at_y_of_one = crps_gradient(one, jnp.array([0.1]))
+    np.testing.assert_allclose(score(two, [0.1]), score(one, [0.1]), rtol=1e-6)
+    gradient, at_y = score_gradient(two, 0.1)
+    expected, at_y_of_one = score_gradient(one, 0.1)
     np.testing.assert_allclose(gradient.loc[0], expected.loc[0], rtol=1e-5)
     np.testing.assert_array_equal(gradient.loc[1], 0)
     np.testing.assert_array_equal(gradient.log_weights[1], 0)
@@ -183,31 +234,33 @@ def test_a_weight_of_zero_counts_for_nothing():
 def test_nan_stays_nan(field):
     mix = line([0.0, 1.0, 2.0], [1.0, 1.0, 1.0])
     ill = dataclasses.replace(mix, **{field: getattr(mix, field).at[1].set(jnp.nan)})
-    assert np.isnan(crps(ill, [0.0]))
-    assert np.isnan(crps(mix, [np.nan]))
+    assert np.isnan(score(ill, [0.0]))
+    assert np.isnan(score(mix, [np.nan]))
 
 
 def test_crps_is_proper_and_its_mean_is_least_for_the_truth(x64):
     """By quadrature over y: E crps(q, Y) - E crps(p, Y) = int (F_p - F_q)^2 > 0."""
     p, q = line([-1.0, 1.0], [0.3, 0.5], [0.4, 0.6]), line([-0.9, 1.0], [0.4, 0.5])
     x = np.linspace(-9, 9, 18_001)
-    density = np.exp(jax.jit(mdn.log_prob)(p, x[:, None]))
+    weights, loc, scale = numbers(p)
+    density = scipy.stats.norm.pdf(x[:, None], loc, scale) @ weights
     gap = scipy.integrate.simpson(density * (crps(q, x[:, None]) - crps(p, x[:, None])), x=x)
 
     def cdf(mix):
-        z = (x[:, None] - np.asarray(mix.loc[:, 0])) / np.exp(np.asarray(mix.log_scale))
-        return scipy.special.ndtr(z) @ np.asarray(mix.weights)
+        weights, loc, scale = numbers(mix)
+        return scipy.special.ndtr((x[:, None] - loc) / scale) @ weights
 
     expected = scipy.integrate.simpson((cdf(p) - cdf(q)) ** 2, x=x)
     np.testing.assert_allclose(gap, expected, rtol=1e-8)
 
 
 def test_crps_broadcasts_and_keeps_the_mixtures_dtype():
-    mix = make("diagonal", (4, 1))
-    assert crps(mix, np.zeros((3, 1))).shape == (4, 3)
-    assert crps(mix, np.zeros((3, 1))).dtype == jnp.float32
-    one = jax.jit(jax.vmap(mdn.crps, in_axes=(0, None)))(mix, jnp.zeros((3, 1)))
-    np.testing.assert_allclose(one, crps(mix, np.zeros((3, 1))), rtol=1e-6)
+    mix, y = make("isotropic", (4,)), np.linspace(-1, 1, 3)
+    out = jax.eval_shape(mdn.crps, mix[:, None], y[:, None])
+    assert (out.shape, out.dtype) == ((4, 3), jnp.float32)
+    by_vmap = jax.jit(jax.vmap(mdn.crps, in_axes=(0, None)))(mix, y[:, None])
+    expected = [score(jax.tree.map(lambda x, i=i: x[i], mix), y) for i in range(4)]
+    np.testing.assert_allclose(by_vmap, expected, rtol=1e-6)
 
 
 def test_what_is_wrong_is_named():
@@ -220,33 +273,28 @@ def test_what_is_wrong_is_named():
             mdn.energy_score(jax.random.key(0), make("full"), [0.0], num_samples=wrong)
 
 
-energy_score = jax.jit(mdn.energy_score, static_argnames=("num_samples", "with_error"))
-
-
 def test_in_one_dimension_the_energy_score_estimates_crps(x64):
     """Many independent estimates: their mean is unbiased and their errors are what is said."""
-    mix, y, n = make("diagonal", k=3, seed=1), jnp.full((4000, 1), 0.4), 32
-    score, error = energy_score(jax.random.key(0), mix, y, num_samples=n, with_error=True)
-    exact = float(crps(mix, y[0]))
-    deviation = np.std(score) / np.sqrt(len(score))
-    assert abs(np.mean(score) - exact) < scipy.stats.norm.isf(1e-4 / 2) * deviation
+    mix, y, n = make("isotropic", k=3, seed=1), np.full((4000, 1), 0.4), 32
+    exact = score(mix, [0.4])[0]
+    estimate, error = energy_score(jax.random.key(0), mix, y, num_samples=n, with_error=True)
+    deviation = np.std(estimate) / np.sqrt(len(estimate))
+    assert abs(np.mean(estimate) - exact) < scipy.stats.norm.isf(1e-4 / 2) * deviation
     # The mean of the squared errors is the variance, within the noise of 4000 estimates.
-    np.testing.assert_allclose(np.sqrt(np.mean(error**2)), np.std(score), rtol=0.06)
+    np.testing.assert_allclose(np.sqrt(np.mean(error**2)), np.std(estimate), rtol=0.06)
 
 
 def test_reparameterized_its_derivatives_are_those_of_crps(x64):
     """In one dimension, in every parameter, the weights among them: 1000 independent estimates."""
-    mix, y, n = make("diagonal", k=2, seed=1), jnp.full(1, 0.4), 1000
-    head = mdn.GaussianHead(num_components=2, dim=1, covariance="diagonal")
-    raw = jnp.concatenate([mix.log_weights, mix.log_scale[:, 0], mix.loc[:, 0]])
+    head, n = mdn.GaussianHead(num_components=2, dim=1), 1000
 
     def estimate(key, raw):
-        mix = head.mixture(raw)
+        mix, y = head.mixture(raw), jnp.full(1, 0.5)
         return mdn.energy_score(key, mix, y, num_samples=32, reparameterized=True)
 
     gradients = jax.jit(jax.vmap(jax.grad(estimate, argnums=1), in_axes=(0, None)))
-    drawn = np.asarray(gradients(jax.random.split(jax.random.key(0), n), raw))
-    expected = jax.jit(jax.grad(lambda raw: mdn.crps(head.mixture(raw), y)))(raw)
+    drawn = np.asarray(gradients(jax.random.split(jax.random.key(0), n), RAW))
+    expected = np.asarray(raw_derivatives(np.resize(RAW, (13, 6)))[0])[0]
     bound = scipy.stats.norm.isf(1e-4 / 6 / 2) * drawn.std(0) / np.sqrt(n)
     assert (np.abs(drawn.mean(0) - expected) < bound).all()
 
@@ -258,11 +306,11 @@ def distance_to_a_sphere(m, s, dim):
     return np.sqrt(2) * s * half * scipy.special.hyp1f1(-0.5, dim / 2, x)
 
 
-@pytest.mark.parametrize("dim", [2, 5])
-def test_the_energy_score_of_spheres_has_a_closed_form(dim, x64):
+def test_the_energy_score_of_spheres_has_a_closed_form(x64):
+    dim = 5
     mix = make("isotropic", k=3, dim=dim, seed=2)
     y = np.random.default_rng(0).normal(size=dim)
-    weights, loc, scale = (np.asarray(x) for x in (mix.weights, mix.loc, mix.scale))
+    weights, loc, scale = np.exp(mix.log_weights), np.asarray(mix.loc), np.exp(mix.log_scale)
     far = np.linalg.norm(loc[:, None] - loc[None], axis=-1)
     wide = np.sqrt(scale[:, None] ** 2 + scale[None] ** 2)
     exact = weights @ distance_to_a_sphere(np.linalg.norm(y - loc, axis=-1), scale, dim)
@@ -278,8 +326,11 @@ def test_the_energy_score_agrees_with_another_package(x64):
     mix, y = make("full", k=2, dim=3, seed=4), np.array([0.3, -1.0, 0.5])
     score, error = energy_score(jax.random.key(0), mix, y, num_samples=8192, with_error=True)
     rng, n = np.random.default_rng(0), 2000
-    chosen = rng.choice(2, size=n, p=np.asarray(mix.weights))
-    factors = np.linalg.cholesky(np.asarray(mix.component_covariances))
+    chosen = rng.choice(2, size=n, p=np.exp(mix.log_weights))
+    # z = diag(exp(-s)) (I + R) (y - mu)
+    shape = np.broadcast_to(np.eye(3), (2, 3, 3)).copy()
+    shape[:, *np.triu_indices(3, 1)] = mix.upper
+    factors = np.linalg.inv(shape) * np.exp(mix.log_scale)[:, None]
     draws = np.asarray(mix.loc)[chosen]
     draws = draws + np.einsum("nij,nj->ni", factors[chosen], rng.normal(size=(n, 3)))
     expected = rules.es_ensemble(y, draws, estimator="fair", backend="numpy")
@@ -292,33 +343,32 @@ def test_the_energy_score_has_derivatives_in_place_and_in_y(x64):
     mix, y, key = make("full", dim=2), jnp.array([0.1, 0.7]), jax.random.key(0)
 
     def score(mix, y):
-        return energy_score(key, mix, y, num_samples=32)
+        return mdn.energy_score(key, mix, y, num_samples=32)
 
-    gradient = jax.jit(jax.grad(score, argnums=(0, 1)))
-    at_mix, at_y = gradient(mix, y)
+    both = jax.jit(jax.value_and_grad(score, argnums=(0, 1)))
+    _, (at_mix, at_y) = both(mix, y)
     h = 1e-6
     for i, step in enumerate(np.eye(2)):
-        expected = (score(mix, y + h * step) - score(mix, y - h * step)) / (2 * h)
+        expected = (both(mix, y + h * step)[0] - both(mix, y - h * step)[0]) / (2 * h)
         np.testing.assert_allclose(at_y[i], expected, atol=1e-8)
-    above, below = (score(dataclasses.replace(mix, loc=mix.loc + t), y) for t in (h, -h))
-    np.testing.assert_allclose(at_mix.loc.sum(), (above - below) / (2 * h), atol=1e-8)
+    above, below = (both(dataclasses.replace(mix, loc=mix.loc + t), y)[0] for t in (h, -h))
+    np.testing.assert_allclose(np.sum(at_mix.loc), (above - below) / (2 * h), atol=1e-8)
     points = dataclasses.replace(mix, log_scale=jnp.full_like(mix.log_scale, -700.0))
-    for leaf in jax.tree.leaves(gradient(points, points.loc[0])):
+    _, gradient = both(points, points.loc[0])
+    for leaf in jax.tree.leaves(gradient):
         assert np.isfinite(leaf).all()
 
 
 def test_the_energy_score_of_extremes_is_finite_and_nan_stays():
-    value_and_gradient = jax.jit(jax.value_and_grad(mdn.energy_score, argnums=1))
+    score = functools.partial(mdn.energy_score, num_samples=32)
+    both, key = jax.jit(jax.value_and_grad(score, argnums=1)), jax.random.key(0)
     for loc, scale, y in [(1e38, 1e37, -3e38), (1e-38, 1e-38, 0.0), (1e30, 1e-30, 1e30)]:
         mix = mdn.GaussianMixture.isotropic([[loc, loc], [-loc, loc]], [scale, scale])
-        value, gradient = value_and_gradient(jax.random.key(0), mix, np.float32([y, y]))
+        value, gradient = both(key, mix, np.float32([y, y]))
         assert np.isfinite(value)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    assert np.isnan(energy_score(jax.random.key(0), mix, [0.0, np.nan]))
-
-
-def test_the_energy_score_of_distances_that_square_to_nothing():
-    """1e-30 squared is zero in float32; the distance is not."""
-    mix = mdn.GaussianMixture.isotropic([[1e-30, 0.0]], [1e-36])
-    score = energy_score(jax.random.key(0), mix, [0.0, 0.0], num_samples=32)
-    np.testing.assert_allclose(score, 1e-30, rtol=1e-3)
+    assert np.isnan(both(key, mix, np.float32([0, np.nan]))[0])
+    # 1e-30 squared is zero in float32; the distance is not.
+    mix = mdn.GaussianMixture.isotropic([[1e-30, 0.0], [1e-30, 0.0]], [1e-36, 1e-36])
+    value, _ = both(key, mix, np.float32([0, 0]))
+    np.testing.assert_allclose(value, 1e-30, rtol=1e-3)
