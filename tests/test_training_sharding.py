@@ -18,14 +18,18 @@ SCRIPT = """
     MESH = jax.make_mesh((8,), ("batch",))
     HEAD = strokes.stroke_head(3)
 
+    STACK = nets.LSTMStack(
+        3, (8,), nets.MixtureDense(8, HEAD, rngs=nnx.Rngs(1)), clip_gradient=0.1, rngs=nnx.Rngs(0)
+    )
+    WRITER = nets.functional(STACK, method="unroll")
+    MIXTURE = mdn.GaussianHead(num_components=3, dim=1)
+    MLP = nets.functional(
+        nets.MLP(2, (9,), nets.MixtureDense(9, MIXTURE, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(0))
+    )
+
     def writer(dtype, rows):
-        stack = nets.LSTMStack(
-            3, (8,), nets.MixtureDense(8, HEAD, rngs=nnx.Rngs(1)), clip_gradient=0.1,
-            rngs=nnx.Rngs(0),
-        )
-        network = nets.functional(stack, method="unroll")
-        params = jax.tree.map(lambda p: p.astype(dtype), network.params)
-        carry = jax.tree.map(lambda c: c.astype(dtype), stack.initial_carry((rows,)))
+        params = jax.tree.map(lambda p: p.astype(dtype), WRITER.params)
+        carry = jax.tree.map(lambda c: c.astype(dtype), STACK.initial_carry((rows,)))
 
         def batches(n):
             rng = np.random.default_rng((0, n))
@@ -40,7 +44,7 @@ SCRIPT = """
             target = {"offset": points[:, 1:, :2], "pen_up": points[:, 1:, 2]}
             target = strokes.dequantize(key, target, (0.1, 0.1))
             inputs = points[:, :-1]
-            (carry, raw), _ = network.apply(params, {}, inputs, state["carry"], starts[:, :-1])
+            (carry, raw), _ = WRITER.apply(params, {}, inputs, state["carry"], starts[:, :-1])
             weight = (jnp.asarray(batch["mask"]) & ~starts[:, 1:]).astype(dtype)
             return HEAD.nll(raw, target), weight, {"carry": carry}
 
@@ -48,20 +52,15 @@ SCRIPT = """
         return loss, params, {"carry": carry}, batches, optimizer
 
     def mlp(dtype, rows):
-        head = mdn.GaussianHead(num_components=3, dim=1)
-        network = nets.functional(
-            nets.MLP(2, (9,), nets.MixtureDense(9, head, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(0))
-        )
-
         def batches(n):
             x = np.random.default_rng((1, n)).normal(size=(rows, 2)).astype(dtype)
             return {"x": x, "y": np.sin(x[:, :1])}
 
         def loss(params, state, batch, key):
-            raw, _ = network.apply(params, {}, batch["x"])
-            return head.nll(raw, batch["y"]), jnp.ones(len(batch["x"]), dtype), state
+            raw, _ = MLP.apply(params, {}, batch["x"])
+            return MIXTURE.nll(raw, batch["y"]), jnp.ones(len(batch["x"]), dtype), state
 
-        params = jax.tree.map(lambda p: p.astype(dtype), network.params)
+        params = jax.tree.map(lambda p: p.astype(dtype), MLP.params)
         return loss, params, {}, batches, training.adam()
 
     def on_mesh(state):
