@@ -81,8 +81,9 @@ def test_free_coordinates_that_do_not_come_first(x64):
         np.testing.assert_allclose(given.scale, [[0.6]], rtol=1e-14)
 
 
-@pytest.mark.parametrize("dim", [2, 5, 20])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "dim"), [("isotropic", 2), ("diagonal", 5), ("full", 5), ("full", 20)]
+)
 def test_joint_is_marginal_times_conditional(kind, dim, x64):
     """In batches that broadcast; D = 20 takes the loop, the others do not."""
     mix = make(kind, (3, 1), dim=dim, seed=dim)
@@ -184,7 +185,7 @@ def test_ill_conditioned_covariances(dtype, decades, rtol):
             np.testing.assert_allclose(std, alone, rtol=rtol)
 
 
-@pytest.mark.parametrize("span", [20, 40])
+@pytest.mark.parametrize("span", [40])
 def test_units_of_each_coordinate_do_not_matter(span):
     """Coordinates in units from e^-40 to e^40, so that ratios of two pass float32's range."""
     plain, shift = make("full", dim=4), np.array([-span, span, 0, span / 2], np.float32)
@@ -247,7 +248,7 @@ def test_weights_far_in_the_tails(dtype):
             np.testing.assert_allclose(np.logaddexp.reduce(given.log_weights), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["isotropic", "full"])
 def test_a_weight_of_zero_stays_zero_and_has_finite_derivatives(kind):
     mix = make(kind, k=3)
     weights = jnp.array([0.25, 0.0, 0.75])
@@ -292,7 +293,7 @@ def check_slopes(of, *args, rtol=1e-5):
     np.testing.assert_allclose(here[3], second, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["isotropic", "full"])
 def test_derivatives_against_finite_differences(kind, x64):
     def of(mix, values):
         return jax.tree.leaves((mdn.condition(mix, (2, 0), values), mdn.marginal(mix, (1, 0))))

@@ -75,7 +75,7 @@ def test_scipys_mixture():
     assert 0.83 < lower <= exact <= upper < 0.86
 
 
-@pytest.mark.parametrize(("kind", "dim"), [(kind, dim) for kind in KINDS for dim in (1, 2)])
+@pytest.mark.parametrize(("kind", "dim"), [("isotropic", 1), ("diagonal", 2), ("full", 2)])
 def test_against_quadrature(kind, dim, x64):
     """p of every kind against a full q of another number of components."""
     p, q = make(kind, dim=dim, seed=1), make("full", k=2, dim=dim, seed=2)
@@ -146,9 +146,8 @@ def by_loops(p, q):
     ("of_p", "of_q", "dim"),
     [
         ("isotropic", "diagonal", 3),
-        ("full", "full", 3),
         ("diagonal", "full", 1),
-        ("full", "diagonal", 2),
+        ("full", "full", 2),
     ],
 )
 def test_bounds_and_approximation_are_those_of_the_papers(of_p, of_q, dim, x64):
@@ -166,7 +165,7 @@ def test_the_papers_formulas_where_a_loop_reorders(x64):
     np.testing.assert_allclose(entropy_bounds(p), by_loops(p, q)["entropy"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["isotropic", "full"])
 def test_one_gaussian_is_exact(kind, x64):
     p, q = make(kind, k=1, dim=3, seed=5), make(kind, k=1, dim=3, seed=6)
     (_, m, c), (_, n, d) = numbers(p), numbers(q)
@@ -295,7 +294,7 @@ def test_bounds_hold(raw):
         assert lower - rounding <= value <= upper + rounding
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["isotropic", "full"])
 def test_weights_of_zero_and_scales_at_the_edge_are_finite_with_their_derivatives(kind):
     k, dim = 3, 2
     shape = (k,) if kind == "isotropic" else (k, dim)

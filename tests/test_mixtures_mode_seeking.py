@@ -259,6 +259,15 @@ def test_too_many_modes_and_too_few_starts():
     assert tallest.is_mode.sum() == 3
 
 
+def test_of_the_pairs_those_that_overlap_most_are_started_from():
+    """Ten components far away, and room for one pair: the two that cross."""
+    mix, far = crossed(), 100.0 * (1 + np.arange(10))
+    loc = np.concatenate([np.stack([far, -far], axis=-1), mix.loc])
+    scale = np.concatenate([np.ones((10, 2)), mix.scale])
+    found = compiled(max_starts=14)(mdn.GaussianMixture.diagonal(loc, scale))
+    np.testing.assert_allclose(found.points[0], [20 / 21, 1 / 21], atol=1e-4)
+
+
 def test_a_climb_cut_short_is_told():
     mix = mdn.GaussianMixture.isotropic([[0.0], [1.9]], [1.0, 1.0])
     cut = compiled(max_iterations=2)(mix)

@@ -16,8 +16,8 @@ import mdnjax as mdn
 from mdnjax.mixtures.pathwise import reparameterize
 
 KINDS = ("isotropic", "diagonal", "full")
-GRID = [(kind, dim) for kind in KINDS for dim in (1, 2, 3)]
-SOME = [("isotropic", 1), ("isotropic", 3), ("diagonal", 2), ("full", 2), ("full", 3)]
+GRID = [("isotropic", 1), ("isotropic", 3), ("diagonal", 2), ("full", 2), ("full", 3)]
+SOME = [("isotropic", 1), ("diagonal", 2), ("full", 3)]
 
 
 def make(kind, batch=(), k=3, dim=2, seed=0):
@@ -144,7 +144,7 @@ def test_second_derivatives_of_expectations(x64):
     assert within(second.mean(), second.std(ddof=1) / np.sqrt(40), expected, 1, 39)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
 def test_the_samples_themselves_do_not_change(kind):
     mix, key = make(kind, (2, 5)), jax.random.key(0)
 
@@ -155,7 +155,7 @@ def test_the_samples_themselves_do_not_change(kind):
     assert draw(True).shape == (3, 4, 2, 5, 2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
 def test_batches_are_mixtures_one_by_one(kind):
     mix = make(kind, (4,))
     y = mdn.sample(jax.random.key(0), mix, (6,)).swapaxes(0, 1)

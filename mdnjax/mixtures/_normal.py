@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from mdnjax._types import Array
 
@@ -89,3 +90,12 @@ def standard_normal(z: Array) -> StandardNormal:
         jnp.where(is_left, log_near, jnp.log1p(-near)),
         jnp.where(is_left, 1 / mills, density / (1 - near)),
     )
+
+
+def log_hypotenuse(log_a: Array, log_b: Array) -> Array:
+    """Log sqrt(a^2 + b^2): the log-scale of a sum of two normals.
+
+    JAX's `logaddexp` would do, but where a = b its second derivatives may be wrong.
+    """
+    peak = lax.stop_gradient(jnp.maximum(log_a, log_b))
+    return peak + 0.5 * jnp.log(jnp.exp(2 * (log_a - peak)) + jnp.exp(2 * (log_b - peak)))

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 from mdnjax._types import Array
+from mdnjax.mixtures._normal import log_hypotenuse
 from mdnjax.mixtures._reordering import bounded, clip, product, reorder
 from mdnjax.mixtures.gaussian import GaussianMixture
 
@@ -39,7 +40,7 @@ def overlap(p: GaussianMixture, q: GaussianMixture) -> Overlap:
     s_i, s_j = _pairwise(_log_scales(p), _log_scales(q))
     delta = _differences(p, q)
     if p.upper is None and q.upper is None:
-        log_scale = jnp.logaddexp(2 * s_i, 2 * s_j) / 2
+        log_scale = log_hypotenuse(s_i, s_j)
         z = _scaled(delta, log_scale)
     else:
         dim = p.dim

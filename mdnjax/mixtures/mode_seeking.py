@@ -22,6 +22,7 @@ References:
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -114,7 +115,7 @@ def modes(
     # In a frame of the mixture's own, lengths and precisions are within the range of the dtype.
     frame = _frame(lax.stop_gradient(mix))
     local = _in_frame(mix, frame)
-    found = _search(lax.stop_gradient(local), limits)
+    found = _search(lax.stop_gradient(local), **limits)
     points = _follow(local, found.points, found.is_mode)
     log_unit = jnp.sum(jnp.log(jnp.broadcast_to(frame.unit, frame.centre.shape)), axis=-1)
     log_density = log_prob(_expanded(local), points) - log_unit[..., None]
@@ -220,11 +221,16 @@ def _follow_jvp(primals, tangents):
     return points, jnp.moveaxis(positive.solve_factored(lower, jnp.moveaxis(force, -1, 0)), 0, -1)
 
 
-def _search(mix: GaussianMixture, limits: dict[str, int]) -> Found:
+# Compiled here: called outside of `jit`, a loop would be compiled anew each time.
+@functools.partial(jax.jit, static_argnames=("max_modes", "max_starts", "max_iterations"))
+def _search(mix: GaussianMixture, *, max_modes: int, max_starts: int, max_iterations: int) -> Found:
     """`find_modes` of a batch of any shape, by blocks that stay in the cache."""
+    find = functools.partial(
+        find_modes, max_modes=max_modes, max_starts=max_starts, max_iterations=max_iterations
+    )
     batch = mix.batch_shape
     num = math.prod(batch)
-    width = num_starts(mix.num_components, limits["max_starts"]) * mix.num_components * mix.dim
+    width = num_starts(mix.num_components, max_starts) * mix.num_components * mix.dim
     size = max(min(num, _BLOCK // width), 1)
     num_blocks = math.ceil(num / size)
 
@@ -237,8 +243,7 @@ def _search(mix: GaussianMixture, limits: dict[str, int]) -> Found:
         x = x.reshape(num_blocks * size, *x.shape[2:])
         return x[:num].reshape(*batch, *x.shape[1:])
 
-    found = lax.map(lambda block: find_modes(block, **limits), jax.tree.map(blocks, mix))
-    return jax.tree.map(whole, found)
+    return jax.tree.map(whole, lax.map(find, jax.tree.map(blocks, mix)))
 
 
 _BLOCK = 2**15  # numbers, one for each start, component and dimension

@@ -292,6 +292,7 @@ def _cdf_jvp(primals, tangents):
 
 
 @jax.custom_jvp
+@jax.jit  # called outside of `jit`, a loop would be compiled anew each time
 def _lower_quantile(values: Parameters, tail: Array) -> tuple[Array, Array]:
     """The y `[...]` with F(y) = tail <= 1/2, and whether F is flat there."""
     dtype, eps = tail.dtype, float(jnp.finfo(tail.dtype).eps)

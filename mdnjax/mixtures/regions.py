@@ -158,6 +158,7 @@ def highest_density_level(
 
 
 @jax.custom_jvp
+@jax.jit  # called outside of `jit`, a loop would be compiled anew each time
 def _region(values: Parameters, level: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Low and high `[..., K]`, log c `[...]`, is_interval, converged."""
     eps = float(jnp.finfo(level.dtype).eps)

@@ -19,6 +19,7 @@ from jaxtyping import Float, Shaped
 from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, Key
 from mdnjax.mixtures._batching import broadcast_with
+from mdnjax.mixtures._normal import log_hypotenuse
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
 from mdnjax.mixtures.sampling import sample
@@ -109,7 +110,7 @@ def _crps_and_gradient(
         cost, sum_e, sum_phi = sums
         weight_l, loc_l, log_s_l, above_l, below_l, mean_l, excess_l = component
         apart = jnp.clip(loc - loc_l, -farthest, farthest)
-        log_s_kl = _log_hypotenuse(log_s, log_s_l)
+        log_s_kl = log_hypotenuse(log_s, log_s_l)
         mean_kl, excess_kl, e_kl, phi_kl = _distance(apart, log_s_kl)
         # C_kl from A = |m| + excess: what is of |m| comes without rounding in this form. It has
         # kinks that cancel, so what is differentiated again is the other one, which has none.
@@ -141,11 +142,6 @@ def _crps_and_gradient(
 _SQRT_HALF = math.sqrt(0.5)
 _FAR = 50.0
 """Standard deviations beyond which phi is 0 and Phi is 0 or 1, in float64 too."""
-
-
-def _log_hypotenuse(log_a: Array, log_b: Array) -> Array:
-    """Log sqrt(a^2 + b^2)."""
-    return 0.5 * jnp.logaddexp(2 * log_a, 2 * log_b)
 
 
 def _distance(m: Array, log_s: Array) -> tuple[Array, Array, Array, Array]:
