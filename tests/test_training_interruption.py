@@ -22,6 +22,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits are POSIX's")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def defaults():
+    """Signals do what they do by default, even where the tests were started to ignore some."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_killed_runs_resume_bit_for_bit():
     """Three kills of a real run, one of them in the writing of a checkpoint; see the benchmark."""
     command = [sys.executable, ROOT / "benchmarks" / "interruption.py", "--kills", "3"]
