@@ -1,13 +1,30 @@
 """What the examples' command lines and their `metrics.json` have in common."""
 
 import argparse
+import contextlib
 import json
 import math
 import pathlib
+import signal
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from mdnjax import training
+
+
+@contextlib.contextmanager
+def named_errors(program: str) -> Iterator[None]:
+    """Ends the program with one line, and not a traceback, at what a user can mend."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, training.CheckpointError) as error:
+        sys.exit(f"{program}: {error}")
+    except training.NonFiniteError as error:
+        sys.exit(f"{program}: {error}\nTry a smaller --lr.")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)  # as a shell reports it
 
 
 def whole(text: str) -> int:

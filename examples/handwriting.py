@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from command_line import write_metrics
+from command_line import named_errors, write_metrics
 from flax import nnx
 from handwriting_data import Lines, read_lines, read_prime
 from handwriting_options import parse_arguments
@@ -61,14 +61,11 @@ def main() -> None:
             signal.signal(number, leave)
     arguments = parse_arguments(__doc__)
     warnings.formatwarning = lambda message, *_, **__: f"handwriting.py: {message}\n"
-    try:
-        run(arguments)
-    except (ValueError, OSError, ImportError, training.CheckpointError) as error:
-        sys.exit(f"handwriting.py: {error}")
-    except training.NonFiniteError as error:
-        sys.exit(f"handwriting.py: {error}\nTry a smaller --lr.")
-    except KeyboardInterrupt:  # a second Ctrl-C, while training ends
-        leave(signal.SIGINT, None)
+    with named_errors("handwriting.py"):
+        try:
+            run(arguments)
+        except KeyboardInterrupt:  # a second Ctrl-C, while training ends
+            leave(signal.SIGINT, None)
 
 
 def leave(number: int, frame: FrameType | None) -> None:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from command_line import count, positive, whole, write_metrics
+from command_line import count, named_errors, positive, whole, write_metrics
 from flax import nnx
 
 import mdnjax as mdn
@@ -98,12 +98,8 @@ class Learned(NamedTuple):
 def main() -> None:
     """Learns, judges and draws."""
     arguments = parse_arguments()
-    try:
+    with named_errors("inverse_sine.py"):
         run(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"inverse_sine.py: {error}")
-    except training.NonFiniteError as error:
-        sys.exit(f"inverse_sine.py: {error}\nTry a smaller --lr.")
 
 
 def parse_arguments() -> argparse.Namespace:

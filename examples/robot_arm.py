@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import robot_arm_pictures as pictures
-from command_line import count, positive, write_metrics
+from command_line import count, named_errors, positive, write_metrics
 from flax import nnx
 
 import mdnjax as mdn
@@ -80,14 +80,8 @@ class Scores(NamedTuple):
 def main() -> None:
     """Learns, measures, draws."""
     arguments = parse_arguments()
-    try:
+    with named_errors("robot_arm.py"):
         run(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"robot_arm.py: {error}")
-    except training.NonFiniteError as error:
-        sys.exit(f"robot_arm.py: {error}\nTry a smaller --lr.")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from made_mixtures import make
 
 import mdnjax as mdn
 from mdnjax.mixtures import density_coverage, density_pit, uniformity
@@ -20,27 +21,15 @@ contents = jax.jit(density_pit, static_argnames="num_samples")
 of_uniform = jax.jit(uniformity)
 
 
-def make(kind, batch=(), k=3, dim=1, seed=0):
-    """A mixture of random numbers, in the dtype of the day."""
-    rng = np.random.default_rng(seed)
-    log_weights = scipy.special.log_softmax(rng.normal(size=(*batch, k)), axis=-1)
-    loc, log_scale, upper = (
-        rng.normal(size=(*batch, k, n)) for n in (dim, dim, dim * (dim - 1) // 2)
-    )
-    arrays = (log_weights, loc, log_scale[..., 0] if kind == "isotropic" else log_scale)
-    upper = jnp.asarray(upper) if kind == "full" else None
-    return mdn.GaussianMixture(*map(jnp.asarray, arrays), upper, kind)
-
-
 def test_pit_against_scipy(x64):
-    mix, y = make("diagonal", (2, 4)), np.random.default_rng(1).normal(size=(2, 4, 1))
+    mix, y = make("diagonal", (2, 4), dim=1), np.random.default_rng(1).normal(size=(2, 4, 1))
     z = (y - np.asarray(mix.loc[..., 0])) / np.exp(np.asarray(mix.log_scale[..., 0]))
     expected = (np.exp(mix.log_weights) * scipy.stats.norm.cdf(z)).sum(-1)
     np.testing.assert_allclose(pit(mix, y), expected, rtol=1e-12)
 
 
 def test_pit_stays_in_the_unit_interval_and_nan_stays():
-    mix = make("isotropic", (500,), k=7)
+    mix = make("isotropic", (500,), k=7, dim=1)
     for y, expected in ((1e30, 1.0), (-1e30, 0.0)):
         values = np.asarray(pit(mix, np.full((500, 1), y, np.float32)))
         assert values.max() <= 1
@@ -76,7 +65,7 @@ def test_the_content_of_a_draw_is_uniform_whatever_the_number_of_samples(num_sam
 
 
 def test_coverage_counts_what_lies_inside_central_intervals(x64):
-    mix, levels = make("isotropic", k=1), [0.5, 0.9]
+    mix, levels = make("isotropic", k=1, dim=1), [0.5, 0.9]
     loc, scale = float(mix.loc[0, 0]), float(np.exp(mix.log_scale[0]))
     y = loc + scale * np.array([0.0, 0.6, -0.7, 1.6, -1.7])  # 0.674 and 1.645 are the limits
     result = coverage(mix, y[:, None], levels)
@@ -92,7 +81,7 @@ def test_coverage_counts_what_lies_inside_central_intervals(x64):
 
 def test_the_share_strays_as_far_as_its_standard_error_says():
     """Over 2000 sets of 200 targets drawn from the truth."""
-    mix, levels = make("diagonal", k=2), [0.5, 0.8, 0.95]
+    mix, levels = make("diagonal", k=2, dim=1), [0.5, 0.8, 0.95]
     y = sample(jax.random.key(0), mix, (2000, 200))
     sets = jax.jit(jax.vmap(lambda y: mdn.coverage(mix, y, jnp.array(levels))))(y)
     share, error = np.asarray(sets.share), np.asarray(sets.standard_error[0])
@@ -150,6 +139,6 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="density_pit: num_samples must be at least 1, got 0"):
         density_pit(jax.random.key(0), plane, [0.0, 0.0], num_samples=0)
     with pytest.raises(ValueError, match="coverage: levels must be numbers between 0 and 1"):
-        jax.eval_shape(lambda: mdn.coverage(make("full"), [0.0], [0.5, 1.5]))
+        jax.eval_shape(lambda: mdn.coverage(make("full", dim=1), [0.0], [0.5, 1.5]))
     with pytest.raises(ValueError, match="density_coverage: levels must be numbers"):
         jax.eval_shape(lambda: density_coverage(jax.random.key(0), plane, [0.0, 0.0], [90.0]))

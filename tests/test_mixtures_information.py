@@ -14,6 +14,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from hypothesis import strategies as st
+from made_mixtures import make
 from scipy.special import logsumexp
 
 import mdnjax as mdn
@@ -28,12 +29,6 @@ kl_divergence_bounds = jax.jit(mdn.kl_divergence_bounds)
 approximation = jax.jit(kl_divergence_approximation)
 log_prob = jax.jit(mdn.log_prob)
 FAR = scipy.stats.norm.isf(1e-4 / 20 / 2)
-
-
-def make(kind, batch=(), k=3, dim=2, seed=0):
-    head = mdn.GaussianHead(num_components=k, dim=dim, covariance=kind)
-    raw = np.random.default_rng(seed).normal(size=(*batch, head.num_outputs))
-    return jax.jit(head.mixture)(raw)
 
 
 def numbers(mix):

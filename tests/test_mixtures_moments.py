@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from made_mixtures import make
 
 import mdnjax as mdn
 
@@ -17,12 +18,6 @@ moments = jax.jit(lambda mix: (mdn.mean(mix), mdn.variance(mix), mdn.covariance(
 def x64():
     with jax.enable_x64(True):
         yield
-
-
-def make(kind, batch=(), k=3, dim=3, seed=0):
-    rng = np.random.default_rng(seed)
-    head = mdn.GaussianHead(num_components=k, dim=dim, covariance=kind)
-    return jax.jit(head.mixture)(rng.normal(size=(*batch, head.num_outputs)))
 
 
 def test_two_gaussians_on_a_line(x64):
@@ -48,7 +43,7 @@ def test_tensorflow_probabilitys_example_in_the_plane(kind, x64):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_against_loops_of_numpy(kind, x64):
-    mix = make(kind, (2, 4))
+    mix = make(kind, (2, 4), dim=3)
     mean, variance, covariance = moments(mix)
     sigmas = np.asarray(jax.jit(lambda mix: mix.component_covariances)(mix))
     weights, loc = np.asarray(mix.weights), np.asarray(mix.loc)
@@ -112,7 +107,7 @@ def test_a_component_without_weight_has_no_moments():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_most_probable_centre(kind):
-    mix = make(kind, (2, 5), k=4)
+    mix = make(kind, (2, 5), k=4, dim=3)
     centres = mdn.most_probable(mix)
     assert centres.shape == (2, 5, 3)
     weights, loc, centres = (np.asarray(x) for x in (mix.weights, mix.loc, centres))
@@ -128,7 +123,7 @@ def test_the_most_probable_centre(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_are_differentiable(kind, x64):
     """The mean moves with its centres by pi, and sum of the variances by its definition."""
-    mix = make(kind)
+    mix = make(kind, dim=3)
     gradient = jax.jit(jax.grad(lambda mix: mdn.mean(mix)[1]))(mix)
     np.testing.assert_allclose(gradient.loc[:, 1], mix.weights, rtol=1e-12)
     np.testing.assert_array_equal(gradient.loc[:, [0, 2]], 0)

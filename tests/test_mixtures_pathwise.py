@@ -11,6 +11,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 from jax.flatten_util import ravel_pytree
+from made_mixtures import make
 
 import mdnjax as mdn
 from mdnjax.mixtures.pathwise import reparameterize
@@ -18,13 +19,6 @@ from mdnjax.mixtures.pathwise import reparameterize
 KINDS = ("isotropic", "diagonal", "full")
 GRID = [("isotropic", 1), ("isotropic", 3), ("diagonal", 2), ("full", 2), ("full", 3)]
 SOME = [("isotropic", 1), ("diagonal", 2), ("full", 3)]
-
-
-def make(kind, batch=(), k=3, dim=2, seed=0):
-    """Unequal weights, overlapping components, correlated where the kind is."""
-    head = mdn.GaussianHead(num_components=k, dim=dim, covariance=kind)
-    raw = np.random.default_rng(seed).normal(size=(*batch, head.num_outputs))
-    return jax.jit(head.mixture)(raw)
 
 
 def rosenblatt(mix, y):

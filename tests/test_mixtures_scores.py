@@ -11,6 +11,7 @@ import pytest
 import scipy.integrate
 import scipy.special
 import scipy.stats
+from made_mixtures import make
 
 import mdnjax as mdn
 
@@ -20,18 +21,6 @@ crps_gradient = jax.jit(jax.grad(lambda mix, y: mdn.crps(mix, y).sum(), argnums=
 energy_score = jax.jit(mdn.energy_score, static_argnames=("num_samples", "with_error"))
 KINDS = ("isotropic", "diagonal", "full")
 SHAPE = (12, 4)
-
-
-def make(kind, batch=(), k=3, dim=1, seed=0):
-    """A mixture of random numbers, in the dtype of the day."""
-    rng = np.random.default_rng(seed)
-    log_weights = scipy.special.log_softmax(rng.normal(size=(*batch, k)), axis=-1)
-    loc, log_scale, upper = (
-        rng.normal(size=(*batch, k, n)) for n in (dim, dim, dim * (dim - 1) // 2)
-    )
-    arrays = (log_weights, loc, log_scale[..., 0] if kind == "isotropic" else log_scale)
-    upper = jnp.asarray(upper) if kind == "full" else None
-    return mdn.GaussianMixture(*map(jnp.asarray, arrays), upper, kind)
 
 
 def numbers(mix):
@@ -106,7 +95,7 @@ def test_one_gaussian_at_its_centre(x64):
 def test_batches_against_scoringrules(x64):
     rules = pytest.importorskip("scoringrules")
     y = np.random.default_rng(1).normal(size=(*SHAPE[:1], 1))
-    mixes = [make(kind, SHAPE[:1], k=4) for kind in KINDS]
+    mixes = [make(kind, SHAPE[:1], k=4, dim=1) for kind in KINDS]
     got = jax.jit(lambda mixes: [mdn.crps(mix, y) for mix in mixes])(mixes)
     for mix, value in zip(mixes, got, strict=True):
         weights, loc, scale = numbers(mix)
@@ -115,7 +104,7 @@ def test_batches_against_scoringrules(x64):
 
 
 def test_it_is_the_integral_of_the_squared_distance_of_distribution_functions(x64):
-    mix = make("isotropic", k=3, seed=3)
+    mix = make("isotropic", k=3, seed=3, dim=1)
     weights, loc, scale = numbers(mix)
 
     def cdf(x):
@@ -156,7 +145,7 @@ def test_float32_keeps_its_digits_where_the_formula_as_printed_cancels(name):
 
 def test_derivatives_are_those_of_high_precision(x64):
     """Central differences of the 60-digit formula, in every parameter and in y."""
-    mix, y, h = make("full", k=3, seed=5), 0.4, 1e-5
+    mix, y, h = make("full", k=3, seed=5, dim=1), 0.4, 1e-5
     at_mix, at_y = score_gradient(mix, y)
 
     for field in ("log_weights", "loc", "log_scale"):
@@ -255,7 +244,7 @@ def test_crps_is_proper_and_its_mean_is_least_for_the_truth(x64):
 
 
 def test_crps_broadcasts_and_keeps_the_mixtures_dtype():
-    mix, y = make("isotropic", (4,)), np.linspace(-1, 1, 3)
+    mix, y = make("isotropic", (4,), dim=1), np.linspace(-1, 1, 3)
     out = jax.eval_shape(mdn.crps, mix[:, None], y[:, None])
     assert (out.shape, out.dtype) == ((4, 3), jnp.float32)
     by_vmap = jax.jit(jax.vmap(mdn.crps, in_axes=(0, None)))(mix, y[:, None])
@@ -267,15 +256,15 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match=r"crps: mix must be of D = 1 \(energy_score"):
         mdn.crps(make("full", dim=2), np.zeros(1))
     with pytest.raises(ValueError, match="crps: the batch shapes of mix and y"):
-        mdn.crps(make("full", (3,)), [[0.0], [0.0]])
+        mdn.crps(make("full", (3,), dim=1), [[0.0], [0.0]])
     for wrong in (16, 100, 0):
         with pytest.raises(ValueError, match="energy_score: num_samples must be a multiple of 16"):
-            mdn.energy_score(jax.random.key(0), make("full"), [0.0], num_samples=wrong)
+            mdn.energy_score(jax.random.key(0), make("full", dim=1), [0.0], num_samples=wrong)
 
 
 def test_in_one_dimension_the_energy_score_estimates_crps(x64):
     """Many independent estimates: their mean is unbiased and their errors are what is said."""
-    mix, y, n = make("isotropic", k=3, seed=1), np.full((4000, 1), 0.4), 32
+    mix, y, n = make("isotropic", k=3, seed=1, dim=1), np.full((4000, 1), 0.4), 32
     exact = score(mix, [0.4])[0]
     estimate, error = energy_score(jax.random.key(0), mix, y, num_samples=n, with_error=True)
     deviation = np.std(estimate) / np.sqrt(len(estimate))

@@ -5,17 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from made_mixtures import make
 
 import mdnjax as mdn
 
 KINDS = ("isotropic", "diagonal", "full")
 log_prob = jax.jit(mdn.log_prob)
-
-
-def make(kind, batch=(), k=3, dim=3, seed=0):
-    rng = np.random.default_rng(seed)
-    head = mdn.GaussianHead(num_components=k, dim=dim, covariance=kind)
-    return jax.jit(head.mixture)(rng.normal(size=(*batch, head.num_outputs)))
 
 
 def targets(n=50, seed=0):
@@ -27,7 +22,7 @@ def targets(n=50, seed=0):
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_densities_differ_by_the_log_determinant(kind, shared, x64):
     standardizer = mdn.Standardizer.fit(targets(), shared_scale=shared)
-    of_z, y = make(kind, (4,)), targets(4, seed=1)
+    of_z, y = make(kind, (4,), dim=3), targets(4, seed=1)
     of_y = jax.jit(lambda s, mix: s.invert_mixture(mix))(standardizer, of_z)
     expected = log_prob(of_z, standardizer.apply(y)) - standardizer.log_det
     np.testing.assert_allclose(log_prob(of_y, y), expected, rtol=1e-11)
@@ -39,7 +34,7 @@ def test_log_densities_differ_by_the_log_determinant(kind, shared, x64):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mixture_is_the_affine_images_own(kind, x64):
     """Means and covariances by the textbook: S mu + m and S Sigma S; density by SciPy."""
-    standardizer, of_z = mdn.Standardizer.fit(targets()), make(kind)
+    standardizer, of_z = mdn.Standardizer.fit(targets()), make(kind, dim=3)
     of_y = standardizer.invert_mixture(of_z)
     loc, scale = standardizer.loc, np.diag(standardizer.scale)
     means = np.asarray(of_z.loc) @ scale + loc
@@ -61,7 +56,11 @@ def test_the_mixture_is_the_affine_images_own(kind, x64):
 
 
 def test_samples_and_moments_come_back_in_original_units(x64):
-    standardizer, of_z, key = mdn.Standardizer.fit(targets()), make("full"), jax.random.key(0)
+    standardizer, of_z, key = (
+        mdn.Standardizer.fit(targets()),
+        make("full", dim=3),
+        jax.random.key(0),
+    )
     of_y = standardizer.invert_mixture(of_z)
     z, y = mdn.sample(key, of_z, (20,)), mdn.sample(key, of_y, (20,))
     np.testing.assert_allclose(y, standardizer.invert(z), rtol=1e-12)
@@ -152,4 +151,4 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match=r"Standardizer.apply: y must be \[..., 1\]"):
         standardizer.apply(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="invert_mixture: mix must be D = 1, got D = 3"):
-        standardizer.invert_mixture(make("full"))
+        standardizer.invert_mixture(make("full", dim=3))

@@ -194,11 +194,15 @@ def survey(problem: Problem, x: Array) -> Surface:
     return Surface(peak[0] + jnp.log(total), gradient, metric, spread)
 
 
+def fixed_point_step(surface: Surface) -> tuple[Array, Array]:
+    """M^-1 g `[D, S, N]`, and the slope |M^-1/2 g| `[S, N]`."""
+    step = positive.solve_factored(positive.cholesky(surface.metric), surface.gradient)
+    return step, jnp.sqrt(jnp.maximum(_dot(surface.gradient, step), 0))
+
+
 def ways(surface: Surface, pace: Array) -> Steps:
     """The fixed-point step; and Newton's, or the fixed-point step times `pace`, cut to length."""
-    lower = positive.cholesky(surface.metric)
-    fixed_point = positive.solve_factored(lower, surface.gradient)
-    slope = jnp.sqrt(jnp.maximum(_dot(surface.gradient, fixed_point), 0))
+    fixed_point, slope = fixed_point_step(surface)
     lower = positive.cholesky(surface.metric - surface.spread)
     is_newton = positive.exists(lower)
     newton = positive.solve_factored(lower, surface.gradient)
@@ -220,7 +224,7 @@ def distinct(problem: Problem, x: Array, converged: Array, max_modes: int) -> Fo
     eps = float(jnp.finfo(x.dtype).eps)
     surface = survey(problem, x)
     height = surface.log_density
-    slope = ways(surface, jnp.ones_like(height)).slope
+    _, slope = fixed_point_step(surface)
     flattest = positive.cholesky((1 - eps ** (1 / 3)) * surface.metric - surface.spread)
     is_mode = (slope <= 16 * tolerance(surface, x)) & positive.exists(flattest)
     # Of two that are one the higher stays, or the first.

@@ -46,14 +46,36 @@ def broadcast_with(
         f"shape {y.shape}",
         f"[..., {dim}], the last axis being the event's",
     )
+    batch = common_batch(function, (name, argument), batch_shape, y.shape[:-1])
+    y = jnp.broadcast_to(y.astype(jax.tree.leaves(tree)[0].dtype), (*batch, dim))
+    return broadcast_batch(tree, batch_shape, batch), y
+
+
+def common_batch(function: str, names: tuple[str, str], one: Shape, other: Shape) -> Shape:
+    """The batch shape that two broadcast to.
+
+    Args:
+        function: The public function's name, for errors.
+        names: What has these shapes there.
+        one: A batch shape.
+        other: Another.
+
+    Returns:
+        Their common one.
+
+    Raises:
+        ValueError: There is none.
+    """
     try:
-        batch = jnp.broadcast_shapes(batch_shape, y.shape[:-1])
+        return jnp.broadcast_shapes(one, other)
     except ValueError:
         raise ValueError(
-            f"{function}: the batch shapes of {name} and {argument} must broadcast, got "
-            f"{batch_shape} and {y.shape[:-1]}."
+            f"{function}: the batch shapes of {' and '.join(names)} must broadcast, got {one} and "
+            f"{other}."
         ) from None
-    leaves = jax.tree.leaves(tree)
-    y = jnp.broadcast_to(y.astype(leaves[0].dtype), (*batch, dim))
+
+
+def broadcast_batch(tree: Tree, batch_shape: Shape, batch: Shape) -> Tree:
+    """A pytree of arrays `[*batch_shape, ...]` as one of `[*batch, ...]`."""
     rank = len(batch_shape)
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape[rank:])), tree), y
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape[rank:])), tree)

@@ -124,7 +124,7 @@ def density_pit(
     key_samples, key_rank = jax.random.split(key)
     density = log_prob(mix, y)
     samples = sample(key_samples, mix, (num_samples,))
-    denser = jax.vmap(log_prob, in_axes=(None, 0))(mix, samples) >= density[None]
+    denser = log_prob(mix, samples) >= density[None]
     u = jax.random.uniform(key_rank, density.shape, density.dtype)
     content = (jnp.sum(denser, axis=0, dtype=density.dtype) + u) / (num_samples + 1)
     return jnp.where(jnp.isnan(density), jnp.nan, content)
@@ -159,7 +159,8 @@ def coverage(
         >>> [round(float(share), 1) for share in mdn.coverage(mix, y, [0.5, 0.9]).share]
         [0.5, 0.9]
     """
-    return _count("coverage", jnp.abs(2 * pit(mix, y) - 1), levels, mask)
+    _check_levels("coverage", levels)
+    return _count(jnp.abs(2 * pit(mix, y) - 1), levels, mask)
 
 
 def density_coverage(
@@ -197,8 +198,8 @@ def density_coverage(
         >>> [round(float(share), 1) for share in result.share]
         [0.5, 0.9]
     """
-    content = density_pit(key, mix, y, num_samples=num_samples)
-    return _count("density_coverage", content, levels, mask)
+    _check_levels("density_coverage", levels)
+    return _count(density_pit(key, mix, y, num_samples=num_samples), levels, mask)
 
 
 def uniformity(u: Float[ArrayLike, "*batch"]) -> Uniformity:
@@ -245,12 +246,16 @@ def uniformity(u: Float[ArrayLike, "*batch"]) -> Uniformity:
     return Uniformity(statistic, jnp.where(jnp.isnan(statistic), jnp.nan, p_value))
 
 
-def _count(function: str, content: Array, levels: Any, mask: Any) -> Coverage:
-    """How much of the batch has a content up to each level."""
+def _check_levels(function: str, levels: Any) -> None:
+    shape = jnp.asarray(levels).shape
+    require(len(shape) == 1, function, "levels", f"shape {shape}", "[L]")
     known = [x for x in levels if isinstance(x, (int, float))]  # NumPy's floats are floats
     require(all(0 < x < 1 for x in known), function, "levels", levels, "numbers between 0 and 1")
+
+
+def _count(content: Array, levels: Any, mask: Any) -> Coverage:
+    """How much of the batch has a content up to each level."""
     level = jnp.asarray(levels, content.dtype)
-    require(level.ndim == 1, function, "levels", f"shape {level.shape}", "[L]")
     counts = jnp.ones(content.shape, bool) if mask is None else jnp.asarray(mask)
     counts = jnp.broadcast_to(counts, content.shape).ravel()
     content = content.ravel()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from mdnjax._checks import require
 from mdnjax._types import Array, Key
+from mdnjax.mixtures._batching import broadcast_batch, common_batch
 from mdnjax.mixtures._pairs import Overlap, divergences, inverse_unit, overlap
 from mdnjax.mixtures._reordering import bounded
 from mdnjax.mixtures.gaussian import GaussianMixture
@@ -18,6 +19,7 @@ from mdnjax.mixtures.gradients import log_softmax
 from mdnjax.mixtures.likelihood import log_prob, responsibilities
 from mdnjax.mixtures.moments import mean
 from mdnjax.mixtures.pathwise import reparameterize
+from mdnjax.mixtures.priors import weight_entropy
 from mdnjax.mixtures.sampling import sample_from_noise
 
 
@@ -84,7 +86,7 @@ def entropy(key: Key, mix: GaussianMixture, *, num_samples: int = 1000) -> Estim
     y = _stratified_pairs("entropy", key, mix, num_samples)
     gamma = responsibilities(mix[..., None, None], y)
     unknown, error = _mean_of_pairs(jnp.sum(_entropies(gamma), axis=-1))
-    known = _average(mix, _gaussian_entropy(mix)) + jnp.sum(_entropies(mix.weights), axis=-1)
+    known = _average(mix, _gaussian_entropy(mix)) + weight_entropy(mix.log_weights)
     # What matters may be so rare that no sample shows it.
     one_more = math.log(mix.num_components) / (2 * gamma.shape[-2])
     return Estimate(known - unknown, jnp.hypot(error, one_more))
@@ -184,8 +186,8 @@ def kl_divergence_bounds(p: GaussianMixture, q: GaussianMixture) -> Bounds:
         E_p[log q] >= sum_i pi_i (-H_i + log sum_j omega_j exp(-D_ij))       (variational bound)
         E_p[log q] <= sum_i pi_i log sum_j omega_j t_ij                      (Jensen's inequality).
 
-    With the `entropy_bounds` of p these bound the divergence (Durrieu et al. 2012). The lower bound
-    is at least 0. The upper one is the smaller of that and the variational upper bound of Hershey
+    With the `entropy_bounds` of p these bound the divergence (Durrieu et al. 2012). Both are
+    at least 0. The upper one is the smaller of that and the variational upper bound of Hershey
     and Olsen (2007, section 8), which matches the components of p to those of q,
 
         sum_ij phi_ij (log(phi_ij / psi_ij) + D_ij),   sum_j phi_ij = pi_i, sum_i psi_ij = omega_j,
@@ -222,7 +224,9 @@ def kl_divergence_bounds(p: GaussianMixture, q: GaussianMixture) -> Bounds:
     divergence, entropy_of_p = divergences(p, q), entropy_bounds(p)
     least = _average(p, _log_mean(q, -divergence) - _gaussian_entropy(p))
     most = _average(p, _log_mean(q, overlap(p, q).log_integral))
+    # Rounding must not cross the two, nor what they bound and 0.
     upper = jnp.minimum(-entropy_of_p.lower - least, _matched(p, q, divergence))
+    upper = jnp.maximum(upper, 0)
     lower = jnp.maximum(-entropy_of_p.upper - most, 0)
     return Bounds(jnp.minimum(lower, upper), upper)
 
@@ -383,16 +387,5 @@ def _together(
 ) -> tuple[GaussianMixture, GaussianMixture]:
     """Both with one batch shape."""
     require(p.dim == q.dim, function, "q", f"dimension {q.dim}", f"of p's dimension {p.dim}")
-    try:
-        batch = jnp.broadcast_shapes(p.batch_shape, q.batch_shape)
-    except ValueError:
-        raise ValueError(
-            f"{function}: the batch shapes of p and q must broadcast, got {p.batch_shape} and "
-            f"{q.batch_shape}."
-        ) from None
-
-    def broadcast(mix: GaussianMixture) -> GaussianMixture:
-        rank = len(mix.batch_shape)
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape[rank:])), mix)
-
-    return broadcast(p), broadcast(q)
+    batch = common_batch(function, ("p", "q"), p.batch_shape, q.batch_shape)
+    return broadcast_batch(p, p.batch_shape, batch), broadcast_batch(q, q.batch_shape, batch)

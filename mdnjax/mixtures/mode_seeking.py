@@ -47,7 +47,7 @@ class Modes(NamedTuple):
         log_density: `[..., M]`, log p there in nats; -inf where there is no further mode.
         is_mode: `[..., M]`, whether the row is a certified mode.
         converged: `[...]`, whether the climb from every start ended at a stationary point.
-        truncated: `[...]`, whether more than M modes were found, or more starts were wanted.
+        truncated: `[...]`, whether more than M modes were found.
     """
 
     points: Float[Array, "*batch M D"]
@@ -66,9 +66,10 @@ def modes(
 ) -> Modes:
     r"""Every mode of each mixture, highest first.
 
-    Starts are the component means (the heaviest, if there are more than `max_starts`), the
-    mixture's mean, and between the pairs of components that overlap best the point where
-    N_i N_j is largest, (P_i + P_j) y = P_i mu_i + P_j mu_j. From each the climb never descends:
+    Starts are the component means (of those whose own peaks are highest, if there are more than
+    `max_starts`), the mixture's mean, and between the pairs of components that overlap best (among
+    the 32 of highest peaks) the point where pi_i N_i pi_j N_j is largest,
+    (P_i + P_j) y = P_i mu_i + P_j mu_j. From each the climb never descends:
     some steps of the fixed-point iteration, then Newton's, no longer than one local standard
     deviation and given up for the fixed-point step where log p would fall. A point is a mode if
     |M^{-1/2} g| is zero up to rounding and the smallest eigenvalue of M^{-1/2} (M - C) M^{-1/2},
@@ -133,7 +134,9 @@ def modes(
 def mode(mix: GaussianMixture) -> Float[Array, "*batch D"]:
     """The global mode: where p(y) is largest.
 
-    The first of `modes`. `most_probable`, the mean of the heaviest component, is the quick answer.
+    The first of `modes`, and differentiable like it; where no mode could be certified, the highest
+    point that the search came to. `most_probable`, the mean of the heaviest component, is the quick
+    answer.
 
     Args:
         mix: The mixtures, of batch shape `...`.

@@ -8,6 +8,7 @@ from jaxtyping import Float, Real
 
 from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, as_float
+from mdnjax.mixtures._batching import common_batch
 
 
 def dirichlet_log_prior(
@@ -70,15 +71,12 @@ def dirichlet_log_prior(
         f"shape {given.shape}",
         f"a number or [..., {num_components}]",
     )
-    try:
-        batch = jnp.broadcast_shapes(log_weights.shape[:-1], given.shape[:-1])
-    except ValueError:
-        raise ValueError(
-            f"{name}: the batch shapes of log_weights and concentration must broadcast, got "
-            f"{log_weights.shape[:-1]} and {given.shape[:-1]}."
-        ) from None
-    log_weights = jnp.broadcast_to(log_weights, (*batch, num_components))
-    power = jnp.broadcast_to(given, (*batch, num_components)) - 1
+    given = jnp.broadcast_to(given, (*given.shape[:-1], num_components))
+    batch = common_batch(
+        name, ("log_weights", "concentration"), log_weights.shape[:-1], given.shape[:-1]
+    )
+    shape = (*batch, num_components)
+    log_weights, power = jnp.broadcast_to(log_weights, shape), jnp.broadcast_to(given, shape) - 1
 
     counts = (power != 0) | jnp.isnan(log_weights)
     log_density = jnp.sum(power * jnp.where(counts, log_weights, 0), axis=-1)

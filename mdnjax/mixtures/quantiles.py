@@ -406,16 +406,8 @@ def with_levels(
 ) -> tuple[Parameters, Array]:
     """The parameters and the probabilities `[...]`, of one batch shape."""
     require_one_dimension(function, mix)
-    level = jnp.asarray(level)
-    try:
-        jnp.broadcast_shapes(mix.batch_shape, level.shape)
-    except ValueError:
-        raise ValueError(
-            f"{function}: the batch shapes of mix and {name} must broadcast, got "
-            f"{mix.batch_shape} and {level.shape}."
-        ) from None
-    batch = parameters(mix), mix.batch_shape, level[..., None]
-    values, level = broadcast_with(function, "mix", *batch, 1)
+    batch = parameters(mix), mix.batch_shape, jnp.asarray(level)[..., None]
+    values, level = broadcast_with(function, "mix", *batch, 1, argument=name)
     return values, level[..., 0]
 
 
