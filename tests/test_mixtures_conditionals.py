@@ -323,6 +323,12 @@ finite = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnor
 
 
 @hypothesis.given(st.lists(finite, min_size=20, max_size=20), st.sampled_from([(0,), (2, 1)]))
+@hypothesis.example(
+    [0.0] * 3 + [3.4028234663852886e38] + [0.0] * 12 + [3e16, 0.0, -3e14, 0.0], (2, 1)
+)
+@hypothesis.example(
+    [0.0] * 8 + [2e9] + [0.0] * 3 + [-4e16, 3.4028234663852886e38, 2.5e14] + [0.0] * 5, (0,)
+)
 @hypothesis.settings(deadline=None, max_examples=200, derandomize=True)
 def test_every_finite_mixture_has_finite_marginals_and_conditionals(numbers, dims):
     x = jnp.asarray(numbers, jnp.float32)

@@ -21,7 +21,8 @@ from jax import lax
 
 from mdnjax._types import Array
 from mdnjax.mixtures._normal import log_hypotenuse
-from mdnjax.mixtures._reordering import bounded, clip, product, reorder
+from mdnjax.mixtures._reordering import reorder
+from mdnjax.mixtures._saturation import bounded, clip, largest_float, product
 from mdnjax.mixtures.gaussian import GaussianMixture
 
 
@@ -101,19 +102,19 @@ def _scaled(x: Array, log_scale: Array) -> Array:
 
 
 def _square_root_limit(x: Array) -> float:
-    return math.sqrt(float(jnp.finfo(x.dtype).max) / (64 * x.shape[-1]))
+    return math.sqrt(largest_float(x.dtype, terms=64 * x.shape[-1]))
 
 
 def _log_scales(mix: GaussianMixture) -> Array:
     """Small enough to be subtracted from each other and summed."""
     s = mix._log_scales()
-    return clip(s, float(jnp.finfo(s.dtype).max) / (16 * mix.dim))
+    return clip(s, largest_float(s.dtype, terms=16 * mix.dim))
 
 
 def _differences(p: GaussianMixture, q: GaussianMixture) -> Array:
     """mu_i - mu_j, `[..., I, J, D]`."""
     mu_i, mu_j = _pairwise(p.loc, q.loc)
-    return clip(mu_i - mu_j, float(jnp.finfo(p.loc.dtype).max))
+    return clip(mu_i - mu_j, largest_float(p.loc.dtype))
 
 
 def _pairwise(of_p: Array, of_q: Array, *, event: int = 1) -> tuple[Array, Array]:

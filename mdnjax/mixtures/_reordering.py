@@ -27,6 +27,7 @@ import numpy as np
 from jax import lax
 
 from mdnjax._types import Array
+from mdnjax.mixtures._saturation import bounded, clip, largest_float, log_limit, product
 
 _MOST_UNROLLED = 64
 """Reversals traced one by one; of more a loop is made, which compiles sooner and runs slower."""
@@ -49,17 +50,17 @@ def reorder(unit: Array, log_scale: Array, order: Sequence[int]) -> tuple[Array,
     pairs = _neighbours_to_swap(order)
     if not pairs:
         return unit, log_scale
-    log_scale = clip(log_scale, float(jnp.finfo(unit.dtype).max) / 16)  # so may be subtracted
+    log_scale = clip(log_scale, largest_float(unit.dtype, terms=16))  # may be subtracted
     # The result does not depend on the units, which are therefore constants; but in these no entry
     # is larger than 1.
     size = lax.stop_gradient(_sizes(unit, log_scale))
     ratio = bounded(size[..., None, :] - size[..., :, None])
-    unit, log_scale = unit * jnp.exp(ratio), log_scale - size
+    unit, log_scale = product(unit, jnp.exp(ratio), terms=2), log_scale - size
     if len(pairs) <= _MOST_UNROLLED:
         unit, log_scale = _unrolled(unit, log_scale, pairs)
     else:
         unit, log_scale = _looped(unit, log_scale, pairs)
-    unit = product(unit, jnp.exp(-ratio))
+    unit = product(unit, jnp.exp(-ratio), terms=2)
     chosen = np.asarray(order)
     return unit[..., chosen, :][..., :, chosen], (log_scale + size)[..., chosen]
 
@@ -136,26 +137,8 @@ def _reversed(
         log_ratio + jnp.log(jnp.abs(r_large)) + 0.5 * jnp.log1p(inverse_q * inverse_q),
     )
     back = jnp.where(is_small, ratio * (q / (1 + q * q)), 1 / r_large / (1 + inverse_q * inverse_q))
-    row_a = row_a - product(r, row_b)
-    row_b = row_b + product(back, row_a)
+    # Beyond all precision, where units are of no help: but infinities would make NaN.
+    limit = largest_float(r.dtype, terms=8)
+    row_a = clip(row_a - product(r, row_b, terms=2), limit)
+    row_b = clip(row_b + product(back, row_a, terms=2), limit)
     return row_a, row_b, s_a + grown, s_b - grown
-
-
-def log_limit(dtype: jnp.dtype) -> float:
-    """Up to here exp(x) and exp(-x) are normal numbers: 87 in float32."""
-    return float(math.floor(-math.log(float(jnp.finfo(dtype).tiny))))
-
-
-def bounded(x: Array) -> Array:
-    """An exponent that neither overflows nor underflows."""
-    return clip(x, log_limit(x.dtype))
-
-
-def product(a: Array, b: Array, *, terms: int = 2) -> Array:
-    """The product a b, saturating where a sum of so many of them might overflow."""
-    return clip(a * b, float(jnp.finfo(a.dtype).max) / (4 * terms))
-
-
-def clip(x: Array, limit: float) -> Array:
-    """`x` between -limit and limit."""
-    return jnp.clip(x, -limit, limit)

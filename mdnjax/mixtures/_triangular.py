@@ -16,6 +16,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from mdnjax._types import Array
+from mdnjax.mixtures._saturation import product
 
 
 def num_entries(dim: int) -> int:
@@ -31,8 +32,7 @@ def _dim(upper: Array) -> int:
 
 
 def _product(a: Array, b: Array, dim: int) -> Array:
-    limit = float(jnp.finfo(a.dtype).max) / (8 * dim * a.shape[-1])
-    return jnp.clip(a * b, -limit, limit)
+    return product(a, b, terms=2 * dim * a.shape[-1])
 
 
 def _position(dim: int) -> np.ndarray:

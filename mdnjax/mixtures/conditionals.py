@@ -13,6 +13,7 @@ from mdnjax._types import Array, ArrayLike
 from mdnjax.mixtures import _triangular as triangular
 from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures._reordering import reorder
+from mdnjax.mixtures._saturation import clip, largest_float, product
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
 from mdnjax.mixtures.likelihood import log_prob
@@ -119,6 +120,7 @@ def condition(
         known = GaussianMixture(mix.log_weights, loc_b, log_scale[..., -m:], known_upper, "full")
         upper = triangular.pack(unit[..., :-m, :-m])
         loc = loc_a + _regression(unit[..., :-m, :], values[..., None, :] - loc_b)
+        loc = clip(loc, largest_float(loc.dtype))
         log_scale = log_scale[..., :-m]
     log_joint = mix.log_weights + _component_log_probs(known, values)
     return GaussianMixture(log_softmax(log_joint), loc, log_scale, upper, mix.covariance_kind)
@@ -127,11 +129,11 @@ def condition(
 def _regression(unit: Array, delta: Array) -> Array:
     """-U_aa^{-1} U_ab delta `[..., A]` from rows of I + R `[..., A, D]` and `[..., B]`."""
     # Saturating, so that no sum of D terms overflows: infinity less infinity would be NaN.
-    limit = float(jnp.finfo(delta.dtype).max) / (8 * unit.shape[-1])
-    known = jnp.clip(delta, -limit, limit)
+    terms = 2 * unit.shape[-1]
+    known = clip(delta, largest_float(delta.dtype, terms=4 * terms))
     for i in reversed(range(unit.shape[-2])):
-        terms = jnp.clip(unit[..., i, i + 1 :] * known, -limit, limit)
-        known = jnp.concatenate([-jnp.sum(terms, axis=-1, keepdims=True), known], axis=-1)
+        parts = product(unit[..., i, i + 1 :], known, terms=terms)
+        known = jnp.concatenate([-jnp.sum(parts, axis=-1, keepdims=True), known], axis=-1)
     return known[..., : unit.shape[-2]]
 
 

@@ -45,6 +45,7 @@ from jax import lax
 
 from mdnjax._types import Array
 from mdnjax.mixtures import _triangular as triangular
+from mdnjax.mixtures._saturation import bounded, clip, largest_float
 
 
 class Parameters(NamedTuple):
@@ -154,7 +155,9 @@ def _shifted(logits: Array, peak: Array) -> Array:
 
 def _finite(logits: Array) -> Array:
     # A clamp, since XLA:CPU would take a maximum into a library kernel, whose maximum drops NaN.
-    lowest, highest = (jnp.asarray(x, logits.dtype) for x in (-_largest(logits.dtype), jnp.inf))
+    lowest, highest = (
+        jnp.asarray(x, logits.dtype) for x in (-largest_float(logits.dtype), jnp.inf)
+    )
     return lax.clamp(lowest, logits, highest)
 
 
@@ -162,16 +165,14 @@ def _exponentials(parameters: Parameters, peak: Array) -> tuple[Array, list[Arra
     """exp(logits - peak), `[..., K]`, and exp(-s) in blocks, s saturated."""
     logits, log_scale = parameters.logits, parameters.log_scale
     num_components = logits.shape[-1]
-    # exp(-s) is a normal number, and so is its inverse, up to here: 87 in float32.
-    limit = float(math.floor(-math.log(float(jnp.finfo(logits.dtype).tiny))))
     if not _FEW_COMPONENTS < num_components < _SHORT_ROW:
-        inverse_scale = [jnp.exp(-_clip(_flat(s), limit)).reshape(s.shape) for s in log_scale]
+        inverse_scale = [jnp.exp(-bounded(_flat(s))).reshape(s.shape) for s in log_scale]
         return jnp.exp(_shifted(logits, peak)), inverse_scale
     # In a head's raw outputs they are neighbours, and this joins nothing that was apart.
     rows = jnp.concatenate([logits[..., None, :], *log_scale], axis=-2)
     wide = _flat(rows)
     is_logit = lax.broadcasted_iota(jnp.int32, wide.shape, wide.ndim - 1) < num_components
-    exponents = jnp.where(is_logit, _shifted(wide, peak), -_clip(wide, limit))
+    exponents = jnp.where(is_logit, _shifted(wide, peak), -bounded(wide))
     heights = [1, *(block.shape[-2] for block in log_scale)]
     weights, *inverse_scale = lax.split(
         jnp.exp(exponents).reshape(rows.shape), heights, axis=rows.ndim - 2
@@ -181,14 +182,6 @@ def _exponentials(parameters: Parameters, peak: Array) -> tuple[Array, list[Arra
 
 def _flat(rows: Array) -> Array:
     return rows.reshape(*rows.shape[:-2], rows.shape[-2] * rows.shape[-1])
-
-
-def _clip(x: Array, limit: float) -> Array:
-    return jnp.clip(x, -limit, limit)
-
-
-def _largest(dtype: jnp.dtype) -> float:
-    return float(jnp.finfo(dtype).max)
 
 
 def _add(terms: Iterable[Array]) -> Array:
@@ -222,7 +215,7 @@ def posterior(parameters: Parameters, y: Array, *, with_gradient: bool = False) 
         The `Posterior`.
     """
     dim, dtype = parameters.dim, parameters.logits.dtype
-    largest = _largest(dtype)
+    largest = largest_float(dtype)
     # |z| <= sqrt(largest / (4 D)) keeps |z|^2 summed over D dimensions a quarter of the largest.
     z_limit = math.sqrt(largest / (4 * max(dim, 64)))
     # exp of the logits serves both pi and its normaliser: each exponential is taken once.
@@ -234,16 +227,16 @@ def posterior(parameters: Parameters, y: Array, *, with_gradient: bool = False) 
     delta = [t - mu for t, mu in zip(targets, parameters.loc, strict=True)]
     scaled, by = delta, inverse_scale
     if parameters.upper:
-        delta = [_clip(block, largest) for block in delta]
+        delta = [clip(block, largest) for block in delta]
         scaled = triangular.multiply(parameters.upper, delta)
         by = _like(scaled, inverse_scale)
-    z = [_clip(u * r, z_limit) for u, r in zip(scaled, by, strict=True)]
+    z = [clip(u * r, z_limit) for u, r in zip(scaled, by, strict=True)]
 
     # A sum one by one has z of many dimensions kept, which the isotropic gradient does better
     # without: of one exp(-s), z is cheap to form again.
     few = 0 if with_gradient and parameters.is_isotropic else _FEW_NUMBERS
     square = _add(_sum_rows(block * block, few=few) for block in z)
-    log_det = _add(_sum_rows(_clip(s, largest / (4 * dim))) for s in parameters.log_scale)
+    log_det = _add(_sum_rows(clip(s, largest / (4 * dim))) for s in parameters.log_scale)
     repeats = dim if parameters.is_isotropic else 1
     log_normal = -0.5 * square - (repeats * log_det + 0.5 * dim * math.log(2 * math.pi))
 
@@ -254,7 +247,7 @@ def posterior(parameters: Parameters, y: Array, *, with_gradient: bool = False) 
     per_weight, per_share = 1 / _sum(unnormalised), 1 / _sum(share)
     # It cannot saturate here. But a clamp ends what XLA:CPU takes into a library kernel when the
     # caller sums over examples, and all of the above is no work for that kernel.
-    log_prob = _clip((peak + (jnp.log(per_weight) - jnp.log(per_share)))[..., 0], largest)
+    log_prob = clip((peak + (jnp.log(per_weight) - jnp.log(per_share)))[..., 0], largest)
     weights, gamma = unnormalised * per_weight, share * per_share
     return Posterior(log_prob, weights, gamma, delta, inverse_scale, z, square)
 
@@ -277,10 +270,10 @@ def log_prob_gradient(
     dim, num_components = parameters.dim, parameters.logits.shape[-1]
     gamma = at.responsibilities[..., None, :]
     # Small enough for a sum over the components, and over a row of R.
-    limit = _largest(gamma.dtype) / (8 * dim * num_components)
+    limit = largest_float(gamma.dtype, terms=8 * dim * num_components)
 
     z = _like(parameters.loc, at.z)
-    w = [_clip(gamma * r * x, limit) for x, r in zip(z, at.inverse_scale, strict=True)]
+    w = [clip(gamma * r * x, limit) for x, r in zip(z, at.inverse_scale, strict=True)]
     if parameters.is_isotropic:
         d_log_scale = [gamma * (at.square[..., None, :] - dim)]
     else:

@@ -14,6 +14,7 @@ from mdnjax._types import Array, ArrayLike, as_float
 from mdnjax.mixtures import _triangular as triangular
 from mdnjax.mixtures import gaussian
 from mdnjax.mixtures._batching import broadcast_with
+from mdnjax.mixtures._saturation import clip, largest_float
 from mdnjax.mixtures.gaussian import CovarianceKind, GaussianMixture
 from mdnjax.mixtures.gradients import Parameters, block_heights, log_likelihood, log_softmax
 
@@ -323,8 +324,8 @@ class ProductHead:
 
 def _saturate(nats: Array, num_terms: int) -> Array:
     """`nats`, kept where a sum of so many of them is finite; straight-through, inf stays inf."""
-    limit = float(jnp.finfo(nats.dtype).max) / (2 * num_terms)
-    excess = jnp.where(jnp.isfinite(nats), nats - jnp.clip(nats, -limit, limit), 0)
+    limit = largest_float(nats.dtype, terms=2 * num_terms)
+    excess = jnp.where(jnp.isfinite(nats), nats - clip(nats, limit), 0)
     return nats - jax.lax.stop_gradient(excess)
 
 

@@ -13,7 +13,7 @@ from mdnjax._checks import require
 from mdnjax._types import Array, Key
 from mdnjax.mixtures._batching import broadcast_batch, common_batch
 from mdnjax.mixtures._pairs import Overlap, divergences, inverse_unit, overlap
-from mdnjax.mixtures._reordering import bounded
+from mdnjax.mixtures._saturation import bounded, largest_float
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
 from mdnjax.mixtures.likelihood import log_prob, responsibilities
@@ -367,7 +367,7 @@ _TURNS = 30
 def _matched(p: GaussianMixture, q: GaussianMixture, divergence: Array) -> Array:
     """The variational upper bound of KL(p || q), from KL(p_i || q_j)."""
     # Of a weight of zero a number that is as good, so that 0 times it is 0.
-    lowest = float(jnp.finfo(divergence.dtype).min) / 16
+    lowest = -largest_float(divergence.dtype, terms=16)
     log_pi = jnp.maximum(p.log_weights, lowest)[..., :, None]
     log_omega = jnp.maximum(q.log_weights, lowest)[..., None, :]
 

@@ -41,7 +41,7 @@ from jax.scipy.special import logsumexp
 
 from mdnjax._types import Array
 from mdnjax.mixtures._normal import standard_normal
-from mdnjax.mixtures._reordering import bounded, clip, log_limit, product
+from mdnjax.mixtures._saturation import bounded, clip, largest_float, log_limit, product
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
 
@@ -92,7 +92,7 @@ def _moving_jvp(primals, tangents):
     mix, y = primals
     d_mix, _ = tangents
     y = _moving(mix, y)  # so that the derivatives of what follows see it move
-    largest = float(jnp.finfo(y.dtype).max)
+    largest = largest_float(y.dtype)
     at = jnp.swapaxes(y, -2, -1)[..., None]
 
     delta = clip(at - mix.loc, largest)

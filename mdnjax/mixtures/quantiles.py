@@ -40,6 +40,7 @@ from mdnjax._types import Array, ArrayLike
 from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures._normal import StandardNormal, standard_normal
 from mdnjax.mixtures._root import find_root, midpoint
+from mdnjax.mixtures._saturation import bounded, clip, largest_float
 from mdnjax.mixtures.gaussian import GaussianMixture, parameters
 from mdnjax.mixtures.gradients import Parameters, log_softmax, posterior
 
@@ -269,7 +270,7 @@ def _log_cdf_jvp(primals, tangents):
     limit = _limit(at.share)
     by_z = at.share * at.normal.hazard
     by_y = jnp.minimum(by_z * at.inverse_scale, limit)
-    by_log_scale = -jnp.clip(by_z * at.z, -limit, limit)
+    by_log_scale = -clip(by_z * at.z, limit)
     terms = (
         at.excess * dots.logits
         + by_log_scale * dots.log_scale[0][..., 0, :]
@@ -296,7 +297,7 @@ def _cdf_jvp(primals, tangents):
 def _lower_quantile(values: Parameters, tail: Array) -> tuple[Array, Array]:
     """The y `[...]` with F(y) = tail <= 1/2, and whether F is flat there."""
     dtype, eps = tail.dtype, float(jnp.finfo(tail.dtype).eps)
-    largest = float(jnp.finfo(dtype).max)
+    largest = largest_float(dtype)
     weights = jnp.exp(log_softmax(values.logits))
     loc, log_scale = values.loc[0][..., 0, :], values.log_scale[0][..., 0, :]
     is_inside = (tail > 0) & (tail <= 0.5)
@@ -305,8 +306,8 @@ def _lower_quantile(values: Parameters, tail: Array) -> tuple[Array, Array]:
     # The components' own quantiles, a little apart, so that rounding cannot leave the root outside.
     own = ndtri(goal)[..., None]
     scale, slack = jnp.exp(log_scale), 1e-3 * (1 - own)
-    below = jnp.clip(loc + scale * (own - slack) - 4 * eps * jnp.abs(loc), -largest, largest)
-    above = jnp.clip(loc + scale * (own + slack) + 4 * eps * jnp.abs(loc), -largest, largest)
+    below = clip(loc + scale * (own - slack) - 4 * eps * jnp.abs(loc), largest)
+    above = clip(loc + scale * (own + slack) + 4 * eps * jnp.abs(loc), largest)
     lower = jnp.min(jnp.where(weights > 0, below, largest), axis=-1)
     upper = jnp.max(jnp.where(weights > 0, above, -largest), axis=-1)
     start = jnp.sum(weights * midpoint(below, above), axis=-1)
@@ -360,7 +361,7 @@ def _lower_quantile_jvp(primals, tangents) -> Any:
     # At a tail of zero, the derivatives far out.
     where = jnp.where(y == -jnp.inf, -limit, y)
     at = posterior(values, where[..., None])
-    gamma, delta = at.responsibilities, jnp.clip(at.delta[0][..., 0, :], -limit, limit)
+    gamma, delta = at.responsibilities, clip(at.delta[0][..., 0, :], limit)
     log_tail = jnp.log(jnp.where(tail > 0, tail, 1))
     per_density = jnp.exp(jnp.minimum(-at.log_prob, math.log(limit)))
     per_hazard = jnp.exp(jnp.minimum(log_tail - at.log_prob, math.log(limit)))
@@ -374,17 +375,14 @@ def _lower_quantile_jvp(primals, tangents) -> Any:
 
 def standardized(values: Parameters, y: Array) -> tuple[Array, Array]:
     """Returns z and 1 / sigma, `[..., K]`, saturated as in the likelihood."""
-    finfo = jnp.finfo(values.logits.dtype)
-    exponent = math.floor(-math.log(float(finfo.tiny)))
-    inverse_scale = jnp.exp(-jnp.clip(values.log_scale[0][..., 0, :], -exponent, exponent))
-    z_limit = math.sqrt(float(finfo.max) / 256)
+    inverse_scale = jnp.exp(-bounded(values.log_scale[0][..., 0, :]))
     z = (y[..., None] - values.loc[0][..., 0, :]) * inverse_scale
-    return jnp.clip(z, -z_limit, z_limit), inverse_scale
+    return clip(z, math.sqrt(largest_float(z.dtype, terms=256))), inverse_scale
 
 
 def _limit(x: Array) -> float:
     """Small enough for a sum over the components, `[..., K]`."""
-    return float(jnp.finfo(x.dtype).max) / (8 * x.shape[-1])
+    return largest_float(x.dtype, terms=8 * x.shape[-1])
 
 
 def _reflected(values: Parameters, sign: Array | float) -> Parameters:

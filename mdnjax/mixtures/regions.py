@@ -32,6 +32,7 @@ from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, Key
 from mdnjax.mixtures._normal import standard_normal
 from mdnjax.mixtures._root import find_root, midpoint
+from mdnjax.mixtures._saturation import largest_float
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import Parameters, log_likelihood, log_softmax, posterior
 from mdnjax.mixtures.likelihood import log_prob
@@ -227,7 +228,7 @@ def _region_jvp(primals, tangents) -> Any:
     largest = jnp.max(per_slope, axis=-1, keepdims=True)
     share = per_slope / largest
     share = share / jnp.sum(share, axis=-1, keepdims=True)
-    limit = math.log(float(jnp.finfo(level.dtype).max)) - math.log(8)
+    limit = math.log(largest_float(level.dtype, terms=8))
     per_mass = jnp.exp(jnp.minimum(-log_density - jnp.log(total), limit))
     density_dot = jnp.sum(jnp.where(is_end, share * ell, 0), axis=-1)
     density_dot = density_dot + (kept_dot - level_dot) * per_mass

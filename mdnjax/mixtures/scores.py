@@ -20,6 +20,7 @@ from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, Key
 from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures._normal import log_hypotenuse
+from mdnjax.mixtures._saturation import bounded, clip, largest_float
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
 from mdnjax.mixtures.sampling import sample
@@ -97,19 +98,18 @@ def _crps_and_gradient(
     d/d y       = sum_k pi_k e_k = 2 F(y) - 1
     """
     # A scale and its inverse are normal numbers, and sums of distances finite.
-    limit = float(math.floor(-math.log(float(jnp.finfo(loc.dtype).tiny))))
-    farthest = float(jnp.finfo(loc.dtype).max) / 8
+    farthest = largest_float(loc.dtype, terms=8)
     # Components first, and one l after the other: whole vectors of examples, and no K^2 in memory.
     weights, loc, log_s, y = (jnp.moveaxis(x, -1, 0) for x in (weights, loc, log_scale, y))
-    log_s = jnp.clip(log_s, -limit, limit)
-    delta = jnp.clip(y - loc, -farthest, farthest)
+    log_s = bounded(log_s)
+    delta = clip(y - loc, farthest)
     above, below = jnp.maximum(delta, 0), jnp.maximum(-delta, 0)
     mean, excess, e, phi = _distance(delta, log_s)
 
     def add(sums, component):
         cost, sum_e, sum_phi = sums
         weight_l, loc_l, log_s_l, above_l, below_l, mean_l, excess_l = component
-        apart = jnp.clip(loc - loc_l, -farthest, farthest)
+        apart = clip(loc - loc_l, farthest)
         log_s_kl = log_hypotenuse(log_s, log_s_l)
         mean_kl, excess_kl, e_kl, phi_kl = _distance(apart, log_s_kl)
         # C_kl from A = |m| + excess: what is of |m| comes without rounding in this form. It has
@@ -146,7 +146,7 @@ _FAR = 50.0
 
 def _distance(m: Array, log_s: Array) -> tuple[Array, Array, Array, Array]:
     """A(m, s), and with t = m / s also A - |m| = 2 s (phi - |t| Phi(-|t|)), 2 Phi(t) - 1, phi."""
-    s, t = jnp.exp(log_s), jnp.clip(m * jnp.exp(-log_s), -_FAR, _FAR)
+    s, t = jnp.exp(log_s), clip(m * jnp.exp(-log_s), _FAR)
     phi = jnp.exp(-0.5 * t * t) / math.sqrt(2 * math.pi)
     e, tail = erf(t * _SQRT_HALF), 0.5 * erfc(jnp.abs(t) * _SQRT_HALF)
     return m * e + 2 * s * phi, 2 * s * (phi - jnp.abs(t) * tail), e, phi
@@ -232,8 +232,8 @@ def energy_score(
     groups = num_samples // _GROUP
     samples = sample(key, mix, (groups, _GROUP), reparameterized=reparameterized)
     # So that sums of distances are finite.
-    farthest = float(jnp.finfo(y.dtype).max) / (8 * mix.dim * max(num_samples, _GROUP**2))
-    samples, y = (jnp.clip(x, -farthest, farthest) for x in (samples, y))
+    terms = 8 * mix.dim * max(num_samples, _GROUP**2)
+    samples, y = (clip(x, largest_float(y.dtype, terms=terms)) for x in (samples, y))
 
     # Round the circle of a group, every pair is met at one lag up to n / 2: there, from both sides.
     circle = jnp.concatenate([samples, samples], axis=1)
