@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mdnjax import plotting as plotting
     from mdnjax import strokes as strokes
     from mdnjax import training as training
+    from mdnjax import variational as variational
     from mdnjax.mixtures import BernoulliHead as BernoulliHead
     from mdnjax.mixtures import GaussianHead as GaussianHead
     from mdnjax.mixtures import GaussianMixture as GaussianMixture
@@ -100,10 +101,13 @@ __all__ = [
     "temper",
     "training",
     "variance",
+    "variational",
     "weight_entropy",
 ]
 
-_ROOMS = frozenset({"datasets", "mixtures", "nets", "plotting", "strokes", "training"})
+_ROOMS = frozenset(
+    {"datasets", "mixtures", "nets", "plotting", "strokes", "training", "variational"}
+)
 
 
 def __getattr__(name: str) -> Any:

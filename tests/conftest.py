@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -60,3 +61,12 @@ def x64():
     """float64 for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def without_jaxtyping():
+    """What a user without a checker at run time sees."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

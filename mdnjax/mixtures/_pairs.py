@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mdnjax._saturation import bounded, clip, largest_float, product
 from mdnjax._types import Array
 from mdnjax.mixtures._normal import log_hypotenuse
 from mdnjax.mixtures._reordering import reorder
-from mdnjax.mixtures._saturation import bounded, clip, largest_float, product
 from mdnjax.mixtures.gaussian import GaussianMixture
 
 

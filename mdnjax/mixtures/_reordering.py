@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mdnjax._saturation import bounded, clip, largest_float, log_limit, product
 from mdnjax._types import Array
-from mdnjax.mixtures._saturation import bounded, clip, largest_float, log_limit, product
 
 _MOST_UNROLLED = 64
 """Reversals traced one by one; of more a loop is made, which compiles sooner and runs slower."""

@@ -15,8 +15,8 @@ import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
+from mdnjax._saturation import product
 from mdnjax._types import Array
-from mdnjax.mixtures._saturation import product
 
 
 def num_entries(dim: int) -> int:

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Real, Shaped
 
+from mdnjax._batching import broadcast_with
 from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, Key
-from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.likelihood import log_prob
 from mdnjax.mixtures.quantiles import cdf

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Shaped
 
+from mdnjax._batching import broadcast_with
 from mdnjax._checks import require
+from mdnjax._saturation import clip, largest_float, product
 from mdnjax._types import Array, ArrayLike
 from mdnjax.mixtures import _triangular as triangular
-from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures._reordering import reorder
-from mdnjax.mixtures._saturation import clip, largest_float, product
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
 from mdnjax.mixtures.likelihood import log_prob

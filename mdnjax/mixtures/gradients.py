@@ -43,9 +43,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mdnjax._saturation import bounded, clip, largest_float
 from mdnjax._types import Array
 from mdnjax.mixtures import _triangular as triangular
-from mdnjax.mixtures._saturation import bounded, clip, largest_float
 
 
 class Parameters(NamedTuple):

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
+from mdnjax._batching import broadcast_with
 from mdnjax._checks import require
+from mdnjax._saturation import clip, largest_float
 from mdnjax._types import Array, ArrayLike, as_float
 from mdnjax.mixtures import _triangular as triangular
 from mdnjax.mixtures import gaussian
-from mdnjax.mixtures._batching import broadcast_with
-from mdnjax.mixtures._saturation import clip, largest_float
 from mdnjax.mixtures.gaussian import CovarianceKind, GaussianMixture
 from mdnjax.mixtures.gradients import Parameters, block_heights, log_likelihood, log_softmax
 

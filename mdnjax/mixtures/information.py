@@ -9,11 +9,11 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Float
 
+from mdnjax._batching import broadcast_batch, common_batch
 from mdnjax._checks import require
+from mdnjax._saturation import bounded, largest_float
 from mdnjax._types import Array, Key
-from mdnjax.mixtures._batching import broadcast_batch, common_batch
 from mdnjax.mixtures._pairs import Overlap, divergences, inverse_unit, overlap
-from mdnjax.mixtures._saturation import bounded, largest_float
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
 from mdnjax.mixtures.likelihood import log_prob, responsibilities

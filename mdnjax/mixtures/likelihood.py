@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
+from mdnjax._batching import broadcast_with
 from mdnjax._types import Array, ArrayLike, as_float
-from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures.gaussian import GaussianMixture, parameters
 from mdnjax.mixtures.gradients import log_likelihood, posterior
 from mdnjax.mixtures.heads import Head

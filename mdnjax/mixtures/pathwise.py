@@ -39,9 +39,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import logsumexp
 
+from mdnjax._saturation import bounded, clip, largest_float, log_limit, product
 from mdnjax._types import Array
 from mdnjax.mixtures._normal import standard_normal
-from mdnjax.mixtures._saturation import bounded, clip, largest_float, log_limit, product
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from jaxtyping import Float, Real
 
+from mdnjax._batching import common_batch
 from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, as_float
-from mdnjax.mixtures._batching import common_batch
 
 
 def dirichlet_log_prior(

@@ -35,12 +35,12 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Bool, Float, Real, Shaped
 
+from mdnjax._batching import broadcast_with
 from mdnjax._checks import require
+from mdnjax._saturation import bounded, clip, largest_float
 from mdnjax._types import Array, ArrayLike
-from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures._normal import StandardNormal, standard_normal
 from mdnjax.mixtures._root import find_root, midpoint
-from mdnjax.mixtures._saturation import bounded, clip, largest_float
 from mdnjax.mixtures.gaussian import GaussianMixture, parameters
 from mdnjax.mixtures.gradients import Parameters, log_softmax, posterior
 

@@ -29,10 +29,10 @@ from jax.scipy.special import ndtri
 from jaxtyping import Bool, Float, Real
 
 from mdnjax._checks import require
+from mdnjax._saturation import largest_float
 from mdnjax._types import Array, ArrayLike, Key
 from mdnjax.mixtures._normal import standard_normal
 from mdnjax.mixtures._root import find_root, midpoint
-from mdnjax.mixtures._saturation import largest_float
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import Parameters, log_likelihood, log_softmax, posterior
 from mdnjax.mixtures.likelihood import log_prob

@@ -16,11 +16,11 @@ from jax import lax
 from jax.scipy.special import erf, erfc
 from jaxtyping import Float, Shaped
 
+from mdnjax._batching import broadcast_with
 from mdnjax._checks import require
+from mdnjax._saturation import bounded, clip, largest_float
 from mdnjax._types import Array, ArrayLike, Key
-from mdnjax.mixtures._batching import broadcast_with
 from mdnjax.mixtures._normal import log_hypotenuse
-from mdnjax.mixtures._saturation import bounded, clip, largest_float
 from mdnjax.mixtures.gaussian import GaussianMixture
 from mdnjax.mixtures.gradients import log_softmax
 from mdnjax.mixtures.sampling import sample
