@@ -1,4 +1,4 @@
-"""The closed forms against autodiff of the naive formula, finite differences and the equations."""
+"""The closed forms against the equations, complex steps and autodiff of the naive formula."""
 
 import collections
 import functools
@@ -6,7 +6,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import jax.test_util
 import numpy as np
 import pytest
 import scipy.special
@@ -19,10 +18,9 @@ KINDS = ("isotropic", "diagonal", "full")
 # dimensions: blocks of rows after 3 (full) or 16, sums by reduction after 8, dense products after
 # 16 (full).
 CASES = [
-    *(("isotropic", *shape) for shape in ((1, 1), (5, 3), (12, 2), (40, 9), (200, 1))),
-    *(("diagonal", *shape) for shape in ((5, 3), (12, 2), (40, 2), (12, 17))),
-    *(("full", *shape) for shape in ((1, 1), (5, 3), (12, 2), (40, 2), (200, 2))),
-    *(("full", *shape) for shape in ((12, 4), (1, 16), (2, 17))),
+    *(("isotropic", *shape) for shape in ((5, 3), (12, 2), (40, 9), (200, 1))),
+    *(("diagonal", *shape) for shape in ((5, 3), (12, 2), (2, 17))),
+    *(("full", *shape) for shape in ((1, 1), (5, 3), (12, 2), (200, 2), (5, 4), (2, 17))),
 ]
 
 
@@ -68,22 +66,29 @@ def naive_nll(head, raw, y):
 
 
 def closed_form(head, raw, y):
-    """The equations of PRML 5.155 to 5.157 and their kin in loops of NumPy, one example."""
+    """The equations of PRML 5.155 to 5.157 and their kin in loops of NumPy, one example.
+
+    The nats, and their derivatives by raw and by y; of complex numbers too, for `complex_step`.
+    """
     k, dim, kind = head.num_components, head.dim, head.covariance
     rows = raw.reshape(-1, k)
     scales = 1 if kind == "isotropic" else dim
     logits, s, loc, upper = np.split(rows, [1, 1 + scales, 1 + scales + dim])
-    pi = scipy.special.softmax(logits[0])
+    pi = softmax(logits[0])
     unit, z, log_joint = [], [], []
     for c in range(k):
-        r = np.eye(dim)
+        r = np.eye(dim, dtype=rows.dtype)
         if kind == "full":
             r[np.triu_indices(dim, 1)] = upper[:, c]
-        sigma = np.exp(np.broadcast_to(s[:, c], dim))
+        log_sigma = np.broadcast_to(s[:, c], dim)
         unit.append(r)
-        z.append(r @ (y - loc[:, c]) / sigma)
-        log_joint.append(np.log(pi[c]) - np.log(sigma).sum() - z[c] @ z[c] / 2)
-    gamma = scipy.special.softmax(log_joint)
+        z.append(r @ (y - loc[:, c]) / np.exp(log_sigma))
+        log_normal = -log_sigma.sum() - z[c] @ z[c] / 2 - dim / 2 * np.log(2 * np.pi)
+        log_joint.append(np.log(pi[c]) + log_normal)
+    log_joint = np.array(log_joint)
+    largest = np.max(log_joint.real)
+    nats = -largest - np.log(np.sum(np.exp(log_joint - largest)))
+    gamma = softmax(log_joint)
     gradient = np.zeros_like(rows)
     gradient[0] = pi - gamma
     for c in range(k):
@@ -98,7 +103,27 @@ def closed_form(head, raw, y):
         if kind == "full":
             outer = np.outer(v, y - loc[:, c])
             gradient[1 + 2 * dim :, c] = gamma[c] * outer[np.triu_indices(dim, 1)]
-    return gradient.ravel()
+    in_y = -gradient[1 + scales : 1 + scales + dim].sum(axis=1)
+    return nats, gradient.ravel(), in_y
+
+
+def softmax(logits):
+    shares = np.exp(logits - np.max(logits.real))
+    return shares / shares.sum()
+
+
+def closed_forms(head, raw, y):
+    """Of a batch: the sum of the nats, and the derivatives."""
+    each = [closed_form(head, r, t) for r, t in zip(raw, y, strict=True)]
+    nats, *gradients = zip(*each, strict=True)
+    return np.sum(nats), tuple(map(np.stack, gradients))
+
+
+def complex_step(f, x, v):
+    """f at x, and its exact derivative along v: f(x + i h v) is f(x) + i h f'(x) v, to h^2."""
+    h = 1e-30
+    both = f(*(a + 1j * h * b for a, b in zip(x, v, strict=True)))
+    return jax.tree.map(np.real, both), jax.tree.map(lambda z: np.imag(z) / h, both)
 
 
 def assert_close(got, expected, rtol=1e-9):
@@ -109,48 +134,27 @@ def assert_close(got, expected, rtol=1e-9):
 
 
 @pytest.mark.parametrize(("kind", "k", "dim"), CASES)
-def test_first_and_second_order_agree_with_the_naive_formula_and_differences(kind, k, dim):
+def test_first_and_second_order_agree_with_the_equations(kind, k, dim):
     head, raw, y = random_case(kind, k, dim)
     rng = np.random.default_rng(1)
     v = (rng.normal(size=raw.shape), rng.normal(size=y.shape))
     v = tuple(x / np.linalg.norm(x) for x in v)
 
-    def derivatives(loss):
-        """Value, gradient, and the Hessian times v forward over reverse."""
-
-        def of(raw, y):
-            value_and_grad = jax.value_and_grad(loss, argnums=(0, 1))
-            return jax.jvp(value_and_grad, (raw, y), v)
-
-        return of
-
     @jax.jit
     def ours(raw, y):
-        both = derivatives(lambda raw, y: jnp.sum(mdn.nll(head, raw, y)))(raw, y)
-        return *both, mdn.nll_gradient(head, raw, y)
+        """Value, gradient, and the Hessian times v forward over reverse."""
+        loss = jax.value_and_grad(lambda raw, y: jnp.sum(mdn.nll(head, raw, y)), argnums=(0, 1))
+        return jax.jvp(loss, (raw, y), v), mdn.nll_gradient(head, raw, y)
 
-    naive = derivatives(
-        lambda raw, y: jnp.sum(jax.vmap(lambda r, t: naive_nll(head, r, t))(raw, y))
-    )
-    (value, gradient), (slope, hvp), in_raw = ours(raw, y)
-    assert_close(((value, gradient), (slope, hvp)), jax.jit(naive)(raw, y))
-
-    # Central differences of the value and of the gradient; truncation and rounding are at 1e-9.
-    h = 1e-5
-    ahead, behind = (ours(raw + sign * h * v[0], y + sign * h * v[1])[0] for sign in (1, -1))
-    assert_close(slope, (ahead[0] - behind[0]) / (2 * h), rtol=1e-7)
+    ((value, gradient), (slope, hvp)), in_raw = ours(raw, y)
+    at, along = complex_step(functools.partial(closed_forms, head), (raw, y), v)
+    assert_close((value, gradient), at)
+    assert_close((slope, hvp), along)
     assert_close(slope, sum(np.vdot(a, b) for a, b in zip(gradient, v, strict=True)))
-    difference = jax.tree.map(lambda a, b: (a - b) / (2 * h), ahead[1], behind[1])
-    assert_close(hvp, difference, rtol=1e-6)
-
     assert_close(in_raw, gradient[0], 1e-14)
-    equations = np.stack([closed_form(head, r, t) for r, t in zip(raw, y, strict=True)])
-    assert_close(gradient[0], equations)
 
 
-@pytest.mark.parametrize(
-    ("kind", "k", "dim"), [("isotropic", 3, 2), ("diagonal", 12, 2), ("full", 3, 2)]
-)
+@pytest.mark.parametrize(("kind", "k", "dim"), [("isotropic", 12, 1), ("full", 3, 2)])
 def test_every_order_of_differentiation_gives_the_same_hessian(kind, k, dim):
     head, raw, y = random_case(kind, k, dim, batch=1)
     raw, y = raw[0], y[0]
@@ -181,16 +185,32 @@ def test_every_order_of_differentiation_gives_the_same_hessian(kind, k, dim):
     assert_close(reverse, expected[0])
     for hessian in hessians:
         assert_close(hessian, expected[1])
-    # Entry by entry against differences of the gradient.
-    gradient = jax.jit(jax.vmap(jax.grad(flat)))
-    h = 1e-5 * np.eye(x.size)
-    assert_close(hessians[0], (gradient(x + h) - gradient(x - h)) / 2e-5, rtol=1e-7)
 
 
 def test_third_order():
     head, raw, y = random_case("full", 2, 2, batch=1)
-    loss = jax.jit(lambda raw, y: mdn.nll(head, raw, y)[0])
-    jax.test_util.check_grads(loss, (raw, y), order=3, modes=["fwd"], rtol=1e-4, atol=1e-4)
+    v = np.random.default_rng(1).normal(size=raw.shape), np.ones_like(y)
+
+    @jax.jit
+    def thrice(t):
+        def loss(t):
+            return mdn.nll(head, raw + t * v[0], y + t * v[1])[0]
+
+        def derivative(f):
+            return lambda t: jax.jvp(f, (t,), (1.0,))[1]
+
+        return derivative(derivative(derivative(loss)))(t)
+
+    def curvature(t):
+        """The second derivative along the line, exact."""
+        x = (raw + t * v[0], y + t * v[1])
+        gradient = complex_step(functools.partial(closed_forms, head), x, v)[1][1]
+        return sum(np.vdot(a, b) for a, b in zip(gradient, v, strict=True))
+
+    for t in (0.0, 0.3, -0.5):
+        h = 1e-5
+        difference = (curvature(t + h) - curvature(t - h)) / (2 * h)
+        np.testing.assert_allclose(thrice(t), difference, rtol=1e-7)
 
 
 @pytest.mark.parametrize(("kind", "k"), [("isotropic", 3), ("diagonal", 12), ("full", 40)])
@@ -223,10 +243,9 @@ def test_derivatives_in_one_argument_alone(kind, k):
     assert_close(middle, both[0][:, k : 2 * k], 1e-14)
 
 
-@pytest.mark.parametrize("kind", ["isotropic", "full"])
-def test_transformations_commute(kind):
+def test_transformations_commute():
     """vmap (also of one argument, and nested), scan, remat, linearize: all the plain gradient."""
-    head, raw, y = random_case(kind, 3, 2, batch=4)
+    head, raw, y = random_case("full", 3, 2, batch=4)
 
     def loss(raw, y):
         return mdn.nll(head, raw, y)
@@ -276,39 +295,37 @@ def test_transformations_commute(kind):
     [
         ("isotropic", 3, 2),
         ("diagonal", 12, 2),
-        ("diagonal", 40, 17),
-        ("full", 12, 3),
-        ("full", 12, 4),
+        ("diagonal", 2, 17),
+        ("full", 12, 2),
+        ("full", 5, 4),
     ],
 )
 def test_derivatives_in_the_mixture_itself(kind, k, dim):
     """log_prob of a pytree: first and second order in every field; log-weights act as logits."""
     head, raw, y = random_case(kind, k, dim)
-    mix = head.mixture(raw)
-
-    def naive(mix, y):
-        def one(log_weights, loc, s, upper, y):
-            s = s[None, :] if kind == "isotropic" else s.T
-            return naive_log_prob(log_weights, s, loc.T, None if upper is None else upper.T, y)
-
-        upper_axis = None if mix.upper is None else 0
-        each = jax.vmap(one, in_axes=(0, 0, 0, upper_axis, 0))
-        return jnp.sum(each(mix.log_weights, mix.loc, mix.log_scale, mix.upper, y))
+    raw[:, :k] = scipy.special.log_softmax(raw[:, :k], axis=1)
 
     @jax.jit
-    def derivatives(mix, y):
-        def of(f):
-            grad = jax.grad(f, argnums=(0, 1))
-            return jax.jvp(grad, (mix, y), (mix, y))
+    def derivatives(raw, y):
+        mix = head.mixture(raw)
+        grad = jax.grad(lambda mix, y: jnp.sum(mdn.log_prob(mix, y)), argnums=(0, 1))
+        return mix, jax.jvp(grad, (mix, y), (mix, y)), mdn.responsibilities(mix, y)
 
-        return of(lambda mix, y: jnp.sum(mdn.log_prob(mix, y))), of(naive)
+    def as_raw(mix):
+        fields = (mix.log_weights, mix.log_scale, mix.loc, mix.upper)
+        fields = [x for x in fields if x is not None]
+        rows = [x[..., None] if x.ndim == 2 else x for x in fields]
+        return np.concatenate(rows, axis=2).swapaxes(1, 2).reshape(2, -1)
 
-    ours, expected = derivatives(mix, y)
-    assert isinstance(ours[0][0], mdn.GaussianMixture)
-    assert ours[0][0].covariance_kind == kind
-    assert_close(ours, expected)
-    gamma = mdn.responsibilities(mix, y)
-    assert_close(ours[0][0].log_weights, gamma - mix.weights, 1e-12)
+    mix, (ours, along), gamma = derivatives(raw, y)
+    assert isinstance(ours[0], mdn.GaussianMixture)
+    assert ours[0].covariance_kind == kind
+    assert_close(as_raw(mix), raw, 1e-14)
+    at = functools.partial(closed_forms, head)
+    (_, gradient), (_, hvp) = complex_step(at, (raw, y), (raw, y))
+    for got, expected in ((ours, gradient), (along, hvp)):
+        assert_close((as_raw(got[0]), got[1]), jax.tree.map(np.negative, expected))
+    assert_close(ours[0].log_weights, gamma - np.exp(mix.log_weights), 1e-12)
 
 
 def test_derivatives_through_the_constructors():
@@ -318,40 +335,38 @@ def test_derivatives_through_the_constructors():
     root = rng.normal(size=(3, 2, 2))
     covariance = root @ root.swapaxes(-1, -2) + 0.5 * np.eye(2)
 
-    def dense(loc, covariance, weights):
-        delta = y[None, :] - loc
-        square = jnp.sum(delta * jnp.linalg.solve(covariance, delta[..., None])[..., 0], axis=-1)
-        density = jnp.exp(-square / 2) / (2 * jnp.pi * jnp.sqrt(jnp.linalg.det(covariance)))
-        return jnp.log(jnp.sum(weights * density) / jnp.sum(weights))
+    def symmetric(c):
+        return (c + c.swapaxes(-1, -2)) / 2
 
-    def compare(ours, naive, *args):
-        argnums = tuple(range(len(args)))
-        both = jax.jit(lambda *a: tuple(jax.grad(f, argnums)(*a) for f in (ours, naive)))
-        assert_close(*both(*args))
+    def dense(loc, covariance, weights):
+        delta = y - loc
+        square = np.sum(delta * np.linalg.solve(covariance, delta[..., None])[..., 0], axis=-1)
+        density = np.exp(-square / 2) / (2 * np.pi * np.sqrt(np.linalg.det(covariance)))
+        return np.log(np.sum(weights * density) / np.sum(weights))
 
     kinds = mdn.GaussianMixture
-    compare(
-        lambda m, s, w: mdn.log_prob(kinds.isotropic(m, s, weights=w), y),
-        lambda m, s, w: dense(m, s[:, None, None] ** 2 * jnp.eye(2)[None], w),
-        loc,
-        scale[:, 0],
-        weights,
+    cases = (
+        (kinds.isotropic, scale[:, 0], lambda s: s[:, None, None] ** 2 * np.eye(2)),
+        (kinds.diagonal, scale, lambda s: s[:, :, None] ** 2 * np.eye(2)),
+        (lambda m, c, weights: kinds.full(m, symmetric(c), weights=weights), covariance, symmetric),
     )
-    compare(
-        lambda m, s, w: mdn.log_prob(kinds.diagonal(m, s, weights=w), y),
-        lambda m, s, w: dense(m, s[:, :, None] ** 2 * jnp.eye(2)[None], w),
-        loc,
-        scale,
-        weights,
-    )
-    symmetric = lambda c: (c + c.swapaxes(-1, -2)) / 2  # noqa: E731
-    compare(
-        lambda m, c, w: mdn.log_prob(kinds.full(m, symmetric(c), weights=w), y),
-        lambda m, c, w: dense(m, symmetric(c), w),
-        loc,
-        covariance,
-        weights,
-    )
+    for make, width, covariance_of in cases:
+        x = (loc, width, weights)
+
+        def ours(m, s, w, make=make):
+            return mdn.log_prob(make(m, s, weights=w), y)
+
+        def naive(m, s, w, covariance_of=covariance_of):
+            return dense(m, covariance_of(s), w)
+
+        gradient = jax.jit(jax.grad(ours, (0, 1, 2)))(*x)
+        expected = [np.empty(a.shape) for a in x]
+        for n, of_one in enumerate(expected):
+            for index in np.ndindex(of_one.shape):
+                v = [np.zeros(a.shape) for a in x]
+                v[n][index] = 1
+                of_one[index] = complex_step(naive, x, v)[1]
+        assert_close(gradient, tuple(expected))
 
 
 @pytest.mark.parametrize(("kind", "k"), [("isotropic", 40), ("diagonal", 4), ("full", 12)])
@@ -365,17 +380,20 @@ def test_a_weight_of_zero_has_finite_derivatives_of_both_orders(kind, k):
     empty[:, others] = -np.inf
     small = mdn.GaussianHead(num_components=2, dim=2, covariance=kind)
 
-    def derivatives(loss, raw, tangent):
-        value_and_grad = jax.value_and_grad(lambda raw: jnp.sum(loss(raw, y)))
-        return jax.jit(lambda raw, v: jax.jvp(value_and_grad, (raw,), (v,)))(raw, tangent)
+    @jax.jit
+    def derivatives(raw, tangent):
+        return jax.jvp(
+            jax.value_and_grad(lambda raw: jnp.sum(mdn.nll(head, raw, y))), (raw,), (tangent,)
+        )
 
     def kept(x):
         return x.reshape(2, -1, k)[..., chosen].reshape(2, -1)
 
-    got = derivatives(functools.partial(mdn.nll, head), empty, tangent)
-    naive = jax.vmap(functools.partial(naive_nll, small))
-    expected = derivatives(naive, kept(raw), kept(tangent))
-    for (value, gradient), (small_value, small_gradient) in zip(got, expected, strict=True):
+    got = derivatives(empty, tangent)
+    expected = complex_step(
+        functools.partial(closed_forms, small), (kept(raw), y), (kept(tangent), np.zeros(y.shape))
+    )
+    for (value, gradient), (small_value, (small_gradient, _)) in zip(got, expected, strict=True):
         assert float(value) == pytest.approx(float(small_value), rel=1e-12)
         gradient = np.asarray(gradient)
         np.testing.assert_array_equal(gradient.reshape(2, -1, k)[..., others], 0)
@@ -387,7 +405,8 @@ def test_single_precision_gradients_have_single_precision(kind):
     head, raw, y = random_case(kind, 5, 4, batch=64)
     raw, y = raw.astype(np.float32), y.astype(np.float32)
     gradient = jax.jit(jax.grad(lambda r, t: jnp.sum(mdn.nll(head, r, t)), argnums=(0, 1)))
-    got, expected = gradient(raw, y), gradient(raw.astype(np.float64), y.astype(np.float64))
+    got = gradient(raw, y)
+    _, expected = closed_forms(head, raw.astype(np.float64), y.astype(np.float64))
     assert all(g.dtype == jnp.float32 for g in got)
     # gamma carries the error of log N, some eps times |z|^2, here up to 1e3.
     for a, b in zip(got, expected, strict=True):
@@ -396,8 +415,9 @@ def test_single_precision_gradients_have_single_precision(kind):
 
 def test_bernoulli_gradient_is_p_minus_y():
     head, raw = mdn.BernoulliHead(), np.linspace(-30, 30, 61)[:, None]
+    in_raw = jax.jit(functools.partial(mdn.nll_gradient, head))
     for y in (0.0, 0.3, 1.0):
-        gradient = jax.jit(lambda r, y=y: mdn.nll_gradient(head, r, y))(raw)
+        gradient = in_raw(raw, y)
         np.testing.assert_allclose(gradient, scipy.special.expit(raw) - y, rtol=1e-12, atol=1e-14)
     second = jax.jit(jax.vmap(jax.hessian(lambda r: head.nll(r, 1.0))))(raw)
     p = scipy.special.expit(raw[:, 0])
@@ -444,7 +464,8 @@ def equations(jaxpr):
 
 
 def test_the_shared_gradient_is_exactly_antisymmetric_in_y_and_loc():
-    for kind, dim in itertools.product(KINDS, (1, 3)):
+    dim = 3
+    for kind in KINDS:
         head, raw, y = random_case(kind, 1, dim)
         in_raw, in_y = jax.jit(
             jax.grad(lambda r, t, head=head: jnp.sum(mdn.nll(head, r, t)), argnums=(0, 1))
