@@ -4,6 +4,7 @@ p(z) = N(0, I), p(x | z) = N(W z + b, s^2 I), so p(x) = N(b, W W^T + s^2 I), and
 Gaussian; with orthogonal columns of W it is diagonal.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -65,13 +66,13 @@ def test_the_columns_make_the_posterior_diagonal():
     np.testing.assert_allclose(PRECISION, np.diag(np.diag(PRECISION)), atol=1e-12)
 
 
-@pytest.mark.parametrize("k", [1, 7])
-def test_with_the_exact_posterior_every_bound_is_log_p_without_variance(x64, k):
-    q = exact_posterior()
+def test_with_the_exact_posterior_every_bound_is_log_p_without_variance(x64):
+    q, k = exact_posterior(), 7
     z = reparameterize(jax.random.key(k), *q, (k,))
     weights = log_weights(z, q)
     np.testing.assert_allclose(weights, np.broadcast_to(EXACT, (k, 4)), rtol=1e-12)
     np.testing.assert_allclose(iwae_bound(weights), EXACT, rtol=1e-12)
+    np.testing.assert_allclose(iwae_bound(weights[:1]), EXACT, rtol=1e-12)
     np.testing.assert_allclose(
         dreg_bound(lambda z: log_weights(z, q, path_only=True), z), EXACT, rtol=1e-12
     )
@@ -89,9 +90,9 @@ def test_the_elbo_with_the_analytic_divergence_is_log_p_minus_the_gap(x64):
 
 
 def test_expected_bounds_of_a_wrong_posterior_rise_with_k_to_log_p(x64):
-    """Each from 200,000 samples; the differences are many standard errors."""
+    """Each from 100,000 samples; the differences are many standard errors."""
     q = wrong_posterior()
-    weights = log_weights(reparameterize(jax.random.key(0), *q, (200_000,)), q)
+    weights = log_weights(reparameterize(jax.random.key(0), *q, (100_000,)), q)
     bounds = []
     for k in (1, 2, 10, 100):
         each = np.asarray(jax.vmap(iwae_bound)(weights.reshape(-1, k, 4)))
@@ -143,8 +144,8 @@ def same_mean(one, other):
 
 
 def test_doubly_reparameterised_gradients_have_the_same_mean_and_a_better_signal(x64):
-    few, many = (gradients(plain, 20_000, k=k) for k in (4, 64))
-    few_doubly, many_doubly = (gradients(doubly, 20_000, k=k) for k in (4, 64))
+    few, many = (gradients(plain, 4000, k=k) for k in (4, 64))
+    few_doubly, many_doubly = (gradients(doubly, 4000, k=k) for k in (4, 64))
     assert np.all(same_mean(few, few_doubly))
     assert np.all(same_mean(many, many_doubly))
     # What is known of both (Rainforth et al. 2018, Tucker et al. 2019).
@@ -153,12 +154,12 @@ def test_doubly_reparameterised_gradients_have_the_same_mean_and_a_better_signal
 
 
 def test_sticking_the_landing_has_the_same_mean_and_no_variance_at_the_posterior(x64):
-    assert np.all(same_mean(gradients(plain, 20_000, k=1), gradients(landed, 20_000, k=1)))
+    assert np.all(same_mean(gradients(plain, 4000, k=1), gradients(landed, 4000, k=1)))
     q = exact_posterior()
-    slopes = jax.grad(lambda q, key: landed(q, key, 1).sum())(q, jax.random.key(0))
+    slopes = jax.jit(jax.grad(lambda q, key: landed(q, key, 1).sum()))(q, jax.random.key(0))
     for slope in slopes:
         np.testing.assert_allclose(slope, 0, atol=1e-12)
-    noisy = jax.grad(lambda q, key: plain(q, key, 1).sum())(q, jax.random.key(0))
+    noisy = jax.jit(jax.grad(lambda q, key: plain(q, key, 1).sum()))(q, jax.random.key(0))
     assert min(np.abs(slope).max() for slope in noisy) > 0.1
 
 
@@ -171,8 +172,8 @@ def test_a_decoder_learns_the_same_from_either_bound(x64):
             scale * log_likelihood(z) + log_standard_normal(z) - log_normal(z, *q, path_only=True)
         )
 
-    one = jax.grad(lambda scale: iwae_bound(weights(z, scale)).sum())(0.9)
-    other = jax.grad(lambda scale: dreg_bound(lambda z: weights(z, scale), z).sum())(0.9)
+    one = jax.jit(jax.grad(lambda scale: iwae_bound(weights(z, scale)).sum()))(0.9)
+    other = jax.jit(jax.grad(lambda s: dreg_bound(lambda z: weights(z, s), z).sum()))(0.9)
     np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
@@ -185,9 +186,9 @@ def test_without_reparameterisation_the_encoder_learns_nothing_from_the_reconstr
         z = z if reparameterized else jax.lax.stop_gradient(z)
         return log_likelihood(z).mean(0).sum()
 
-    for slope in jax.grad(reconstruction)(q, reparameterized=False):
+    for slope in jax.jit(jax.grad(functools.partial(reconstruction, reparameterized=False)))(q):
         np.testing.assert_array_equal(slope, 0)
-    slope = jax.grad(reconstruction)(q, reparameterized=True).loc
+    slope = jax.jit(jax.grad(functools.partial(reconstruction, reparameterized=True)))(q).loc
     expected = (X - B - np.asarray(q.loc) @ W.T) @ W / S**2
     np.testing.assert_allclose(slope, expected, atol=0.3)
 
