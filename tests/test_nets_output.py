@@ -1,5 +1,7 @@
 """Where a mixture density network starts: centres apart, weights even, scales wide."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,19 @@ import mdnjax as mdn
 from mdnjax import nets
 
 bias_from_targets = jax.jit(nets.bias_from_targets, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def meaning(head, raw):
+    """Weights, centres and covariances of what the raw outputs mean."""
+    mix = head.mixture(raw)
+    return mix.weights, mix.loc, mix.component_covariances
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def mean_nll(head, bias, y):
+    return head.nll(bias[None], y).mean()
+
 
 KINDS = ("isotropic", "diagonal", "full")
 STROKE = mdn.ProductHead(
@@ -36,23 +51,18 @@ def test_is_a_linear_layer():
 def test_starts_spread_and_even(covariance, k, dim):
     head = mdn.GaussianHead(num_components=k, dim=dim, covariance=covariance)
     layer = nets.MixtureDense(64, head, rngs=nnx.Rngs(0))
-    at_zero = head.mixture(layer(jnp.zeros(64)))
-    np.testing.assert_allclose(at_zero.weights, np.full(k, 1 / k), rtol=1e-5)
-    np.testing.assert_allclose(
-        at_zero.component_covariances, np.broadcast_to(np.eye(dim), (k, dim, dim)), atol=1e-5
-    )
-    # Inputs of a network's size move the start little: no weight doubles, no scale leaves 2.
-    x = jax.random.uniform(jax.random.key(0), (100, 64), minval=-1.0)
-
-    @jax.jit
-    def moments(x):
-        mix = head.mixture(layer(x))
-        return mix.weights, jnp.diagonal(mix.component_covariances, axis1=-2, axis2=-1)
-
-    weights, variances = moments(x)
-    assert float(weights.max()) < 2 / k
-    assert float(variances.min()) > 1 / 4
-    assert float(variances.max()) < 4
+    # Zeros, and inputs of a network's size.
+    x = np.random.default_rng(0).uniform(-1, 1, (101, 64)).astype(np.float32)
+    x[0] = 0
+    weights, _, covariances = (np.asarray(part) for part in meaning(head, layer(x)))
+    np.testing.assert_allclose(weights[0], np.full(k, 1 / k), rtol=1e-5)
+    unit = np.broadcast_to(np.eye(dim), (k, dim, dim))
+    np.testing.assert_allclose(covariances[0], unit, atol=1e-5)
+    # They move the start little: no weight doubles, no scale leaves 2.
+    variances = np.diagonal(covariances[1:], axis1=-2, axis2=-1)
+    assert weights[1:].max() < 2 / k
+    assert variances.min() > 1 / 4
+    assert variances.max() < 4
 
 
 def test_centres_in_one_dimension_are_the_normals_quantiles():
@@ -97,15 +107,15 @@ def test_targets_in_clusters_are_found(covariance):
     noise = rng.normal(size=(4000, 2)) * [8.0, 0.2]
     targets = (centres[label] + noise).reshape(40, 100, 2).astype(np.float32)
     head = mdn.GaussianHead(num_components=4, dim=2, covariance=covariance)
-    mix = head.mixture(bias_from_targets(jax.random.key(0), head, targets))
-    loc, covariances = np.asarray(mix.loc), np.asarray(mix.component_covariances)
+    found = meaning(head, bias_from_targets(jax.random.key(0), head, targets))
+    weights, loc, covariances = (np.asarray(part) for part in found)
     order = [int(np.argmin(np.abs((loc - c) / [8, 0.2]).sum(-1))) for c in centres]
     assert sorted(order) == [0, 1, 2, 3]
     for index, found in enumerate(order):
         mine = (centres[label] + noise)[label == index]
         # 0.03 standard deviations: a handful of points on the wrong side of a border.
         assert np.all(np.abs(loc[found] - mine.mean(0)) < 0.03 * mine.std(0) + 1e-3)
-        assert abs(float(mix.weights[found]) - (label == index).mean()) < 0.002
+        assert abs(weights[found] - (label == index).mean()) < 0.002
         if covariance != "isotropic":
             added = 0.01 * targets.reshape(-1, 2).var(0)
             expected = mine.var(0) + added
@@ -120,26 +130,25 @@ def test_targets_make_a_better_start_whatever_their_units(covariance):
     mixing = rng.normal(size=(3, 3)).astype(np.float32)
     unit = rng.standard_t(3, size=(3000, 3)).astype(np.float32) @ mixing
 
-    mean_nll = jax.jit(lambda bias, y: head.nll(bias[None], y).mean())
-
     nll = {}
     for scale in (1.0, 1e-3, 1e4):
         bias = bias_from_targets(jax.random.key(0), head, unit * np.float32(scale))
-        nll[scale] = float(mean_nll(bias, unit * np.float32(scale))) - 3 * np.log(scale)
+        nll[scale] = float(mean_nll(head, bias, unit * np.float32(scale))) - 3 * np.log(scale)
     alone = mdn.GaussianHead(num_components=1, dim=3, covariance=covariance)
     one = bias_from_targets(jax.random.key(0), alone, unit)
-    assert nll[1.0] < float(alone.nll(one[None], unit).mean()) - 0.1
-    assert nll[1.0] < float(mean_nll(nets.spread_bias(head), unit))
+    assert nll[1.0] < float(mean_nll(alone, one, unit)) - 0.1
+    assert nll[1.0] < float(mean_nll(head, nets.spread_bias(head), unit))
     np.testing.assert_allclose([nll[1e-3], nll[1e4]], nll[1.0], rtol=1e-3)
 
 
 def test_targets_on_few_points_leave_no_needle():
     head = mdn.GaussianHead(num_components=8, dim=2, covariance="full")
     targets = np.repeat(np.eye(2, dtype=np.float32), 50, axis=0)
-    mix = head.mixture(bias_from_targets(jax.random.key(0), head, targets))
-    eigenvalues = np.linalg.eigvalsh(mix.component_covariances)
+    bias = bias_from_targets(jax.random.key(0), head, targets)
+    _, loc, covariances = meaning(head, bias)
+    eigenvalues = np.linalg.eigvalsh(covariances)
     assert eigenvalues.min() > 0.009 * targets.var(0).min()
-    assert np.all(np.isfinite(mix.loc))
+    assert np.all(np.isfinite(loc))
     constant = bias_from_targets(jax.random.key(0), head, np.ones((9, 2), np.float32))
     assert np.all(np.isfinite(constant))
 
