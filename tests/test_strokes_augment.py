@@ -1,5 +1,7 @@
 """Augmentation: an affine map a line, and points that go without moving the others."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,14 @@ def _corpus(num_lines=6, length=40, seed=0):
 def _batch(corpus, rows=8):
     length = int(corpus.lengths.max())
     return st.gather_lines(corpus, np.arange(len(corpus)), length, rows=rows)
+
+
+def _augment(lines, **options):
+    """On the host as it is, on a device compiled."""
+    augment = functools.partial(st.augment, KEY, **options)
+    if isinstance(lines, st.Corpus):
+        return augment(lines)
+    return jax.tree.map(np.asarray, jax.jit(augment)(lines))
 
 
 def _fit(old, new):
@@ -67,7 +77,7 @@ def lines(request):
 def test_each_range_is_its_own(lines, options, entries):
     """One number varies evenly in its range, all others of the matrix stay where they were."""
     matrices = []
-    for old, new in _pairs(lines, st.augment(KEY, lines, **options)):
+    for old, new in _pairs(lines, _augment(lines, **options)):
         if np.linalg.matrix_rank(old) == 2:
             matrix, error = _fit(old.astype(np.float64), new)
             assert error < 2e-3
@@ -88,7 +98,7 @@ def test_each_range_is_its_own(lines, options, entries):
 
 def test_all_together_are_rotation_times_shear_times_scales(lines):
     """A = R(theta) [[1, k], [0, 1]] diag: its QR decomposition finds the parts in their ranges."""
-    new = st.augment(KEY, lines, scale=0.2, stretch=0.1, shear=0.5, rotation=0.4)
+    new = _augment(lines, scale=0.2, stretch=0.1, shear=0.5, rotation=0.4)
     if isinstance(lines, st.Corpus):
         np.testing.assert_array_equal(new.times, lines.times)
     found = []
@@ -110,7 +120,7 @@ def test_all_together_are_rotation_times_shear_times_scales(lines):
 
 
 def test_drop_takes_inner_points_only_and_moves_no_other(lines):
-    new = st.augment(KEY, lines, drop=0.3)
+    new = _augment(lines, drop=0.3)
     if isinstance(lines, st.Corpus):
         flags = [(lines[i].pen_up, new[i].pen_up) for i in range(len(lines))]
         pairs = _pairs(lines, new)
@@ -154,7 +164,7 @@ def test_a_certain_drop_leaves_the_ends_and_an_impossible_one_all():
     simple = st.simplify(corpus, 1e9)  # keeps ends alone, too
     np.testing.assert_allclose(first_last.strokes.offsets, simple.strokes.offsets, rtol=1e-6)
     batch = _batch(corpus)
-    device = st.augment(KEY, batch, drop=1.0)
+    device = _augment(batch, drop=1.0)
     expected = st.gather_lines(simple, np.arange(6), batch.mask.shape[1], rows=8)
     np.testing.assert_array_equal(device.mask, expected.mask)
     np.testing.assert_allclose(device.offsets, expected.offsets, atol=1e-3)
@@ -167,7 +177,9 @@ def test_under_jit_and_vmap_and_a_function_of_the_key():
     batch = _batch(_corpus())
     options = {"scale": 0.2, "shear": 0.2, "rotation": 0.2, "drop": 0.2}
     augment = jax.jit(lambda key, lines: st.augment(key, lines, **options))
-    once, jitted = st.augment(KEY, batch, **options), augment(KEY, batch)
+    # Lines of NumPy as they come, and traced.
+    once = jax.jit(lambda key: st.augment(key, batch, **options))(KEY)
+    jitted = augment(KEY, batch)
     np.testing.assert_allclose(once.offsets, jitted.offsets, atol=1e-4)
     np.testing.assert_array_equal(once.mask, jitted.mask)
     other = augment(jax.random.key(4), batch)
@@ -184,7 +196,7 @@ def test_under_jit_and_vmap_and_a_function_of_the_key():
 
 def test_the_loss_of_precision_is_that_of_one_product():
     batch = _batch(_corpus())
-    moved = st.augment(KEY, batch, rotation=3.0, stretch=0.5)
+    moved = _augment(batch, rotation=3.0, stretch=0.5)
     assert moved.offsets.dtype == jnp.float32
     assert not np.asarray(moved.offsets)[~batch.mask].any()
     assert not np.asarray(moved.offsets[:, 0]).any()
@@ -193,7 +205,7 @@ def test_the_loss_of_precision_is_that_of_one_product():
 def test_a_tape_has_one_map_for_each_line():
     corpus = _corpus(60, 9)
     batch = st.Streams(corpus, 4, 30, seed=0)(1)
-    new = st.augment(KEY, batch.strokes, starts=batch.starts, scale=0.3, rotation=0.5)
+    new = _augment(batch.strokes, starts=batch.starts, scale=0.3, rotation=0.5)
     np.testing.assert_array_equal(new.pen_up, batch.strokes.pen_up)
     np.testing.assert_array_equal(new.mask, batch.strokes.mask)
     seen = []
