@@ -57,14 +57,14 @@ def continued(given, *, num_points=20, seed=3, **options):
 def test_the_primed_model_predicts_as_if_it_had_unrolled_the_line():
     batch = lines()
     carry, first = st.prime(step, STACK.initial_carry((4,)), batch, normalizer=NORMALIZER)
-    _, raw = step(carry, first)
-    for b in range(4):
-        line = row(batch, b)
-        inputs = (np.asarray(line.offsets, np.float64) - [8.0, -1.0]) / [40.0, 30.0]
-        inputs = np.concatenate([inputs, np.asarray(line.pen_up)[:, None]], axis=1)
-        (_, expected), _ = UNROLL.apply(UNROLL.params, {}, jnp.asarray(inputs[None], jnp.float32))
-        np.testing.assert_allclose(raw[b], expected[0, -1], rtol=2e-5, atol=2e-6)
-        np.testing.assert_allclose(first[b], inputs[-1], rtol=1e-6)
+    _, raw = jax.jit(step)(carry, first)
+    offsets = (np.asarray(batch.offsets, np.float64) - [8.0, -1.0]) / [40.0, 30.0]
+    inputs = np.concatenate([offsets, np.asarray(batch.pen_up)[..., None]], axis=-1)
+    inputs = np.where(np.asarray(batch.mask)[..., None], inputs, 0.0).astype(np.float32)
+    (_, expected), _ = jax.jit(UNROLL.apply)(UNROLL.params, {}, inputs)
+    for b, length in enumerate((9, 4, 12, 1)):
+        np.testing.assert_allclose(raw[b], expected[b, length - 1], rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(first[b], inputs[b, length - 1], rtol=1e-6)
 
 
 def test_the_carry_depends_on_every_given_point():
