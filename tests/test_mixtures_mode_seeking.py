@@ -3,15 +3,17 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_mixtures import make
 
 import mdnjax as mdn
 
-KINDS = ("isotropic", "diagonal", "full")
+# Compiled once for each shape, which is what takes the time.
 compiled = functools.cache(lambda **options: jax.jit(functools.partial(mdn.modes, **options)))
 
 
@@ -92,38 +94,34 @@ def ring(dim):
     return directions / np.linalg.norm(directions, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize(("bits", "tolerance"), [(32, 1e-4), (64, 1e-6)])
+@pytest.mark.parametrize(("bits", "tolerance"), [(32, 1e-4), (64, 1e-8)])
 def test_two_components_with_three_modes(bits, tolerance):
     with jax.enable_x64(bits == 64):
         found = compiled()(crossed())
         expected = [[20 / 21, 1 / 21], [0.000556582942, 0.000001392230]]
         expected.append([0.999998607770, 0.999443417058])
         np.testing.assert_array_equal(found.is_mode, [True] * 3 + [False])
-        order = 1 + np.argsort(found.points[1:3, 0])  # the two lower ones are equally high
-        points = found.points[np.array([0, *order])]
+        # The two lower ones are equally high.
+        order = 1 + np.argsort(np.asarray(found.points)[1:3, 0])
+        points = np.asarray(found.points)[[0, *order]]
         np.testing.assert_allclose(points, expected, atol=tolerance)
         heights = [-0.816201405823, -1.033130420847, -1.033130420847, -np.inf]
         np.testing.assert_allclose(found.log_density, heights, atol=tolerance)
         np.testing.assert_array_equal(found.points[3], found.points[0])
         assert bool(found.converged)
         assert not bool(found.truncated)
-        np.testing.assert_allclose(jax.jit(mdn.mode)(crossed()), expected[0], atol=tolerance)
 
 
-@pytest.mark.parametrize("bits", [32, 64])
-def test_three_spheres_with_four_modes(bits):
-    with jax.enable_x64(bits == 64):
-        counts = [compiled()(triangle(s)[0]).is_mode.sum() for s in (0.70, 0.72, 0.75)]
-        np.testing.assert_array_equal(counts, [3, 4, 1])
-        mix, corners = triangle(0.72)
-        found = compiled()(mix)
-        tolerance = 1e-4 if bits == 32 else 1e-8
-        heights = [-2.131474889656] * 3 + [-2.145375105305]
-        np.testing.assert_allclose(found.log_density[:4], heights, rtol=tolerance)
-        np.testing.assert_allclose(found.points[3], 0, atol=tolerance)
-        for corner in 0.647641954 * corners:
-            apart = np.linalg.norm(np.asarray(found.points[:3]) - corner, axis=-1)
-            assert apart.min() < tolerance
+def test_three_spheres_with_four_modes():
+    counts = [compiled()(triangle(s)[0]).is_mode.sum() for s in (0.70, 0.72, 0.75)]
+    np.testing.assert_array_equal(counts, [3, 4, 1])
+    mix, corners = triangle(0.72)
+    found = jax.tree.map(np.asarray, compiled()(mix))
+    heights = [-2.131474889656] * 3 + [-2.145375105305]
+    np.testing.assert_allclose(found.log_density[:4], heights, rtol=1e-4)
+    np.testing.assert_allclose(found.points[3], 0, atol=1e-4)
+    for corner in 0.647641954 * corners:
+        assert np.linalg.norm(found.points[:3] - corner, axis=-1).min() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -132,14 +130,14 @@ def test_three_spheres_with_four_modes(bits):
 def test_no_mode_is_missed_and_none_invented(kind, k, dim):
     rng = np.random.default_rng(k)
     weights, loc, spread, covariance = random_parameters(rng, kind, (12, k, dim))
-    mix = getattr(mdn.GaussianMixture, kind)(
+    mix = jax.jit(getattr(mdn.GaussianMixture, kind))(
         loc.astype(np.float32), spread.astype(np.float32), weights=weights.astype(np.float32)
     )
-    found = compiled()(mix)
+    found = jax.tree.map(np.asarray, compiled()(mix))
     assert bool(found.converged.all())
     for b in range(12):
         expected = searched(rng, weights[b], loc[b], covariance[b])
-        mine = np.asarray(found.points[b], np.float64)[np.asarray(found.is_mode[b])]
+        mine = found.points[b][found.is_mode[b]].astype(np.float64)
         assert len(mine) == len(expected)
         for y, height, metric in expected:
             apart = np.sqrt(np.einsum("si,ij,sj->s", mine - y, metric, mine - y))
@@ -149,18 +147,21 @@ def test_no_mode_is_missed_and_none_invented(kind, k, dim):
             np.testing.assert_allclose(best, height - constant, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["isotropic", "full"])
 def test_derivatives_are_those_of_finite_differences(kind, x64):
-    rng = np.random.default_rng(3)
     head = mdn.GaussianHead(num_components=3, dim=2, covariance=kind)
-    raw, direction = rng.normal(size=(2, head.num_outputs))
-    points = jax.jit(lambda raw: mdn.modes(head.mixture(raw))[:2])
-    (_, height), moved = jax.jvp(points, (raw,), (direction,))
+    raw, direction = np.random.default_rng(3).normal(size=(2, head.num_outputs))
+
+    @jax.jit
+    @jax.vmap
+    def moving(t):
+        return jax.jvp(lambda t: mdn.modes(head.mixture(raw + t * direction))[:2], (t,), (1.0,))
+
     step = 1e-5
-    after, before = points(raw + step * direction), points(raw - step * direction)
-    is_mode = height > -np.inf
-    for mine, late, early in zip(moved, after, before, strict=True):
-        expected = (late - early)[is_mode] / (2 * step)
+    values, slopes = jax.tree.map(np.asarray, moving(np.array([0, -step, step])))
+    is_mode = values[1][0] > -np.inf
+    for (_, before, after), (mine, *_) in zip(values, slopes, strict=True):
+        expected = (after[is_mode] - before[is_mode]) / (2 * step)
         assert np.abs(expected).max() > 0.01
         np.testing.assert_allclose(mine[is_mode], expected, rtol=1e-6, atol=1e-8)
         np.testing.assert_array_equal(mine[~is_mode], 0)
@@ -169,32 +170,36 @@ def test_derivatives_are_those_of_finite_differences(kind, x64):
 def test_second_derivatives_are_differences_of_first_ones(x64):
     head = mdn.GaussianHead(num_components=2, dim=2, covariance="full")
     raw = np.random.default_rng(1).normal(size=head.num_outputs)
-    gradient = jax.jit(jax.grad(lambda raw: mdn.mode(head.mixture(raw))[0]))
-    hessian = jax.jit(jax.jacfwd(gradient))(raw)
+
+    @jax.jit
+    @jax.vmap
+    def derivatives(raw):
+        def gradient(raw):
+            first = jax.grad(lambda raw: mdn.mode(head.mixture(raw))[0])(raw)
+            return first, first
+
+        return jax.jacfwd(gradient, has_aux=True)(raw)
+
     steps = 1e-5 * np.eye(len(raw))
-    expected = [(gradient(raw + h) - gradient(raw - h)) / 2e-5 for h in steps]
+    hessian, gradient = derivatives(np.stack([raw, *raw + steps, *raw - steps]))
+    after, before = np.split(np.asarray(gradient)[1:], 2)
+    expected = (after - before) / 2e-5
     assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(hessian, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(hessian[0], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["isotropic", "full"])
-def test_batches_of_any_shape_and_size(kind):
-    rng = np.random.default_rng(5)
-    head = mdn.GaussianHead(num_components=3, dim=2, covariance=kind)
-    raw = rng.normal(size=(3, 2, head.num_outputs)).astype(np.float32)
-    mix = head.mixture(raw)
-    whole = compiled()(mix)
-    mapped = jax.jit(jax.vmap(jax.vmap(mdn.modes)))(mix)
-    assert whole.points.shape == (3, 2, 6, 2)
-    assert whole.converged.shape == whole.truncated.shape == (3, 2)
-    for one, other in zip(whole, mapped, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+def test_batches_of_any_shape_and_size():
+    mix = jax.tree.map(np.asarray, make("full", (3, 2), k=3, seed=5))
+    one_by_one = jax.jit(jax.vmap(jax.vmap(mdn.modes)))(mix)
     # Many more than one block of the search.
-    many = compiled()(jax.tree.map(lambda x: jnp.tile(x, (200,) + (1,) * (x.ndim - 1)), mix))
-    for one, other in zip(whole, many, strict=True):
-        np.testing.assert_allclose(jnp.tile(one, (200,) + (1,) * (one.ndim - 1)), other, atol=1e-4)
-    nothing = compiled()(head.mixture(np.zeros((0, head.num_outputs), np.float32)))
-    assert nothing.points.shape == (0, 6, 2)
+    many = compiled()(jax.tree.map(lambda x: np.tile(x, (200,) + (1,) * (x.ndim - 1)), mix))
+    assert many.points.shape == (600, 2, 6, 2)
+    assert many.converged.shape == many.truncated.shape == (600, 2)
+    for one, other in zip(one_by_one, many, strict=True):
+        one = np.tile(one, (200,) + (1,) * (one.ndim - 1))
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    nothing = jax.eval_shape(mdn.modes, jax.tree.map(lambda x: x[:0], mix))
+    assert nothing.points.shape == (0, 2, 6, 2)
 
 
 @given(st.floats(-30, 30), st.floats(-3, 3), st.floats(-3, 3))
@@ -223,37 +228,44 @@ def test_components_far_apart_or_of_very_different_widths():
 
 
 def test_a_component_without_weight_changes_nothing():
-    logits = jnp.array([0.0, 0.5, -jnp.inf])
-    loc, scale = jnp.array([[0.0], [5.0], [2.0]]), jnp.array([1.0, 0.5, 1e-30])
+    logits = np.array([0.0, 0.5, -np.inf], np.float32)
+    loc, scale = np.array([[0.0], [5.0], [2.0]]), np.array([1.0, 0.5, 1e-30])
 
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
     def highest(logits, loc, scale):
         return mdn.mode(mdn.GaussianMixture.isotropic(loc, scale, logits=logits))[0]
 
-    value_and_grad = jax.jit(jax.value_and_grad(highest, argnums=(0, 1, 2)))
-    with_it, gradients = value_and_grad(logits, loc, scale)
-    without = jax.jit(highest)(logits[:2], loc[:2], scale[:2])
-    np.testing.assert_allclose(with_it, without, rtol=1e-6)
+    def density(y):
+        return np.exp(logits[:2]) @ scipy.stats.norm.pdf(y, loc[:2, 0], scale[:2])
+
+    found, gradients = highest(logits, np.float32(loc), np.float32(scale))
+    peak = scipy.optimize.minimize_scalar(lambda y: -density(y), bounds=(4, 6), method="bounded")
+    np.testing.assert_allclose(found, peak.x, rtol=1e-6)
+    assert density(float(found)) >= density(peak.x) * (1 - 1e-12)
     for gradient in gradients:
         assert np.isfinite(gradient).all()
     assert gradients[0][2] == 0
 
 
 def test_nothing_is_hidden():
-    loc, scale = np.zeros((3, 2, 2), np.float32), np.ones((3, 2), np.float32)
-    loc[0, 1, 0] = scale[1, 1] = np.nan
-    found = compiled()(mdn.GaussianMixture.isotropic(loc, scale))
-    np.testing.assert_array_equal(np.isnan(found.points).all((-2, -1)), [True, True, False])
-    np.testing.assert_array_equal(found.is_mode.any(-1), [False, False, True])
+    rng = np.random.default_rng(0)
+    loc, scale = rng.normal(size=(12, 4)), np.ones((12, 4))
+    loc[0, 1] = scale[1, 2] = np.nan
+    mix = mdn.GaussianMixture.isotropic(np.float32(loc)[..., None], np.float32(scale))
+    found = jax.tree.map(np.asarray, compiled()(mix))
+    lost = np.arange(12) < 2
+    np.testing.assert_array_equal(np.isnan(found.points).all((-2, -1)), lost)
+    np.testing.assert_array_equal(found.is_mode.any(-1), ~lost)
 
 
 def test_too_many_modes_and_too_few_starts():
     loc = 10.0 * np.arange(12)[:, None]
     mix = mdn.GaussianMixture.isotropic(loc, np.ones(12), logits=-0.1 * np.arange(12))
-    assert compiled()(mix).is_mode.sum() == 12
-    few = compiled(max_modes=5)(mix)
-    assert few.points.shape == (5, 1)
-    assert bool(few.truncated)
-    np.testing.assert_allclose(few.points, loc[:5], atol=1e-4)
+    few = compiled(max_modes=11)(mix)
+    assert few.points.shape == (11, 1)
+    assert bool(few.truncated)  # which says that the twelfth was found, too
+    np.testing.assert_allclose(few.points, loc[:11], atol=1e-4)
     tallest = compiled(max_starts=3)(mix)
     np.testing.assert_allclose(tallest.points[:3], loc[:3], atol=1e-4)
     assert tallest.is_mode.sum() == 3
@@ -269,7 +281,7 @@ def test_of_the_pairs_those_that_overlap_most_are_started_from():
 
 
 def test_a_climb_cut_short_is_told():
-    mix = mdn.GaussianMixture.isotropic([[0.0], [1.9]], [1.0, 1.0])
+    mix, _ = triangle(0.72)
     cut = compiled(max_iterations=2)(mix)
     assert not bool(cut.converged)
     assert np.isfinite(cut.points).all()
@@ -285,8 +297,9 @@ def test_options_that_are_no_counts(option):
 def test_more_dimensions_than_are_unrolled(x64):
     rng = np.random.default_rng(0)
     weights, loc, spread, covariance = random_parameters(rng, "full", (2, 12))
-    found = compiled()(mdn.GaussianMixture.full(8 * loc, spread, weights=weights))
+    mix = jax.jit(mdn.GaussianMixture.full)(8 * loc, spread, weights=weights)
+    found = jax.tree.map(np.asarray, compiled()(mix))
     assert found.is_mode.sum() == 2
-    for y in np.asarray(found.points[:2]):
+    for y in found.points[:2]:
         _, gradient, _ = surface(weights, 8 * loc, np.linalg.inv(covariance), y[None])
         np.testing.assert_allclose(gradient, 0, atol=1e-6)
