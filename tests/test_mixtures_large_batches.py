@@ -1,7 +1,7 @@
 """A batch of tens of thousands is as many mixtures one by one.
 
-It takes other paths in XLA: threads, library kernels, partitions. With jaxlib 0.10.2 the modes of
-4,000 mixtures or more were not theirs, where those of 1,000 were.
+It takes other paths in XLA: threads, library kernels, partitions. jaxlib 0.10.2 is excluded for
+sums that are wrong from some thousand rows on, and right below.
 """
 
 import jax
