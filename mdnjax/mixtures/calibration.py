@@ -109,11 +109,13 @@ def density_pit(
         ValueError: `num_samples` is below 1, or the shapes do not fit.
 
     Example:
+        >>> import functools
         >>> import jax
         >>> import mdnjax as mdn
         >>> mix = mdn.GaussianMixture.isotropic([[0.0, 0.0]], [1.0])
         >>> y = [[0.0, 0.0], [1.1774, 0.0], [6.0, 0.0]]  # 1 - exp(-r^2 / 2) is 0, 1/2 and 1
-        >>> print(mdn.mixtures.density_pit(jax.random.key(0), mix, y, num_samples=10_000).round(1))
+        >>> pit = jax.jit(functools.partial(mdn.mixtures.density_pit, num_samples=10_000))
+        >>> print(pit(jax.random.key(0), mix, y).round(1))
         [0.  0.5 1. ]
 
     References:
@@ -155,8 +157,9 @@ def coverage(
         >>> import jax
         >>> import mdnjax as mdn
         >>> mix = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5])
-        >>> y = mdn.sample(jax.random.key(0), mix, (10_000,))
-        >>> [round(float(share), 1) for share in mdn.coverage(mix, y, [0.5, 0.9]).share]
+        >>> y = jax.jit(lambda key: mdn.sample(key, mix, (10_000,)))(jax.random.key(0))
+        >>> result = jax.jit(lambda y: mdn.coverage(mix, y, [0.5, 0.9]))(y)
+        >>> [round(float(share), 1) for share in result.share]
         [0.5, 0.9]
     """
     _check_levels("coverage", levels)
@@ -192,9 +195,11 @@ def density_coverage(
         >>> import jax
         >>> import mdnjax as mdn
         >>> mix = mdn.GaussianMixture.isotropic([[0.0, 0.0], [9.0, 9.0]], [0.1, 0.5])
-        >>> key_y, key = jax.random.split(jax.random.key(0))
-        >>> y = mdn.sample(key_y, mix, (10_000,))
-        >>> result = mdn.mixtures.density_coverage(key, mix, y, [0.5, 0.9])
+        >>> @jax.jit
+        ... def of_samples(key_y, key):
+        ...     y = mdn.sample(key_y, mix, (10_000,))
+        ...     return mdn.mixtures.density_coverage(key, mix, y, [0.5, 0.9])
+        >>> result = of_samples(jax.random.key(0), jax.random.key(1))
         >>> [round(float(share), 1) for share in result.share]
         [0.5, 0.9]
     """
@@ -221,9 +226,11 @@ def uniformity(u: Float[ArrayLike, "*batch"]) -> Uniformity:
         ValueError: There is no number.
 
     Example:
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> import mdnjax as mdn
-        >>> print(mdn.mixtures.uniformity(jnp.linspace(0.0, 0.9, 10)).p_value.round(2))
+        >>> u = jnp.linspace(0.0, 0.9, 10)
+        >>> print(jax.jit(mdn.mixtures.uniformity)(u).p_value.round(2))
         1.0
 
     References:

@@ -43,9 +43,11 @@ def sample(
         >>> mix = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5])
         >>> mdn.sample(jax.random.key(0), mix, (1000,)).shape
         (1000, 1)
-        >>> def mean(mix):
+        >>> @jax.jit
+        ... @jax.grad
+        ... def slope_of_mean(mix):
         ...     return mdn.sample(jax.random.key(0), mix, (1000,), reparameterized=True).mean()
-        >>> print(jax.grad(mean)(mix).loc[:, 0].sum())  # the samples move with the centres
+        >>> print(slope_of_mean(mix).loc[:, 0].sum())  # the samples move with the centres
         1.0
 
     References:
