@@ -39,9 +39,9 @@ def log_marginal(
         w = p(x | z),                  z ~ p(z):       naive; of a sharp p(x | z) it sees nothing
 
     The largest weight, sum w and sum w^2 are kept from block to block in log space, so that nothing
-    overflows and a block is all that is in memory (under `jit`: an eager call compiles its loop anew).
-    The standard error is that of log mean w to
-    first order, sd(w) / (sqrt(n) mean w).
+    overflows and a block is all that is in memory. The standard error is that of log mean w to
+    first order, sd(w) / (sqrt(n) mean w). Call it under `jit`: otherwise its loop is compiled anew
+    every time.
 
     Args:
         key: A random key.
