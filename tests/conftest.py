@@ -65,7 +65,7 @@ def x64():
 
 @pytest.fixture
 def without_jaxtyping():
-    """What a user without a checker at run time sees."""
+    """The house's own errors: without the tests' hook, which would speak first."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield

@@ -5,7 +5,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.stats
@@ -36,15 +35,6 @@ def weights_of(mix):
 def x64():
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def without_jaxtyping():
-    """The house's own errors: without the tests' hook, which would speak first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def parameters(kind, batch=(), k=3, dim=2, seed=0):

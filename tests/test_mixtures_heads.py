@@ -7,7 +7,6 @@ import pickle
 import chex
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.stats
@@ -17,15 +16,6 @@ import mdnjax as mdn
 KINDS = ("isotropic", "diagonal", "full")
 # Compiled: an eager call would compile each operation by itself.
 nll = jax.jit(mdn.nll, static_argnums=0)
-
-
-@pytest.fixture
-def without_jaxtyping():
-    """The house's own errors: without the tests' hook, which would speak first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def test_the_number_of_outputs():
