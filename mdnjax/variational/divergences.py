@@ -13,7 +13,8 @@ from mdnjax.mixtures import GaussianMixture
 from mdnjax.mixtures._pairs import divergences
 from mdnjax.mixtures.gradients import log_softmax
 from mdnjax.mixtures.information import Estimate
-from mdnjax.variational.normal import half_square, log_normal, reparameterize, saturated, together
+from mdnjax.variational._elementwise import half_square, saturated, together
+from mdnjax.variational.normal import log_normal, reparameterize
 
 
 def kl_standard_normal(

@@ -18,7 +18,7 @@ from mdnjax._checks import require
 from mdnjax._saturation import bounded, clip, largest_float
 from mdnjax._types import Array, ArrayLike, Key, as_float
 from mdnjax.mixtures.gradients import log_softmax
-from mdnjax.variational.normal import half_square, saturated
+from mdnjax.variational._elementwise import half_square, saturated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
