@@ -59,7 +59,7 @@ def log_likelihood(z):
 
 
 def log_weights(z, q, *, path_only=False):
-    return log_likelihood(z) + log_standard_normal(z) - log_normal(z, *q, path_only=path_only)
+    return variational.log_weights(z, *q, log_likelihood, path_only=path_only)
 
 
 def test_the_columns_make_the_posterior_diagonal():
@@ -103,6 +103,18 @@ def test_expected_bounds_of_a_wrong_posterior_rise_with_k_to_log_p(x64):
     assert np.all(np.abs(last - EXACT) < 0.03 + 4 * error)
     gap = variational.kl_normal(*q, *exact_posterior()).sum(-1)
     np.testing.assert_allclose(bounds[0][0], EXACT - gap, atol=4 * float(bounds[0][1].max()))
+
+
+def test_weights_are_joint_over_posterior_for_any_prior(x64):
+    q = wrong_posterior()
+    z = np.random.default_rng(0).normal(size=(5, 4, 2))
+    prior = scipy.stats.norm([1.0, -1.0], [0.5, 2.0])
+    expected = scipy.stats.norm(z @ W.T + B, S).logpdf(X).sum(-1) + prior.logpdf(z).sum(-1)
+    expected -= scipy.stats.norm(q.loc, np.exp(q.log_scale)).logpdf(z).sum(-1)
+    got = variational.log_weights(
+        jnp.asarray(z), *q, log_likelihood, log_prior=lambda z: prior.logpdf(z).sum(-1)
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def test_iwae_is_the_log_of_the_mean_weight(x64):

@@ -4,6 +4,7 @@ from mdnjax.variational.bounds import dreg_bound as dreg_bound
 from mdnjax.variational.bounds import elbo as elbo
 from mdnjax.variational.bounds import free_bits as free_bits
 from mdnjax.variational.bounds import iwae_bound as iwae_bound
+from mdnjax.variational.bounds import log_weights as log_weights
 from mdnjax.variational.bounds import warm_up as warm_up
 from mdnjax.variational.divergences import aggregated_posterior as aggregated_posterior
 from mdnjax.variational.divergences import kl_gaussian as kl_gaussian
@@ -36,6 +37,7 @@ __all__ = [
     "log_marginal",
     "log_normal",
     "log_standard_normal",
+    "log_weights",
     "reparameterize",
     "warm_up",
 ]

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike, as_float
 from mdnjax.mixtures.gradients import log_softmax
+from mdnjax.variational.normal import log_normal, log_standard_normal
 
 
 def elbo(
@@ -118,6 +119,52 @@ def warm_up(step: ArrayLike, num_steps: int) -> Float[Array, ""]:
     return jnp.minimum((as_float(step) + 1) / num_steps, 1)
 
 
+def log_weights(
+    z: Float[Array, "*samples D"],
+    loc: Float[ArrayLike, "*#batch D"],
+    log_scale: Float[ArrayLike, "*#batch D"],
+    log_likelihood: Callable[[Array], Array],
+    *,
+    log_prior: Callable[[Array], Array] = log_standard_normal,
+    path_only: bool = False,
+) -> Float[Array, "*samples"]:
+    r"""Log w = log p(x | z) + log p(z) - log q(z | x): what every bound here is made of.
+
+    The average of w over z ~ q is p(x), of log w the ELBO. `iwae_bound` and `log_marginal` take
+    them as they are, `dreg_bound` as a function of z with `path_only`.
+
+    Args:
+        z: Samples of q, `[*shape, ..., D]`.
+        loc: Of the posterior q(z | x), `[..., D]`.
+        log_scale: Of q, `[..., D]`.
+        log_likelihood: Takes z, returns log p(x | z) `[*shape, ...]`, summed over pixels.
+        log_prior: Takes z, returns log p(z) `[*shape, ...]`; N(0, I) by default. A mixture's is
+            `lambda z: mdn.log_prob(mix, z)`.
+        path_only: Whether derivatives in q are taken through z alone, as in `log_normal`.
+
+    Returns:
+        `[*shape, ...]`, nats.
+
+    Raises:
+        ValueError: The shapes do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from mdnjax import variational
+        >>> def log_likelihood(z):  # p(x | z) = N(z, 1), x = 2
+        ...     return variational.log_standard_normal(z - 2)
+        >>> q = jnp.ones(1), jnp.log(jnp.sqrt(jnp.array([0.5])))  # the exact posterior
+        >>> z = variational.reparameterize(jax.random.key(0), *q, (3,))
+        >>> print(variational.log_weights(z, *q, log_likelihood).round(3))  # log p(x)
+        [-2.266 -2.266 -2.266]
+
+    References:
+        Y. Burda, R. Grosse and R. Salakhutdinov. "Importance Weighted Autoencoders." 2016, eq. 8.
+    """
+    log_q = log_normal(z, loc, log_scale, path_only=path_only)
+    return log_likelihood(z) + log_prior(z) - log_q
+
+
 def iwae_bound(log_weights: Float[ArrayLike, "k *batch"]) -> Float[Array, "*batch"]:
     r"""The importance-weighted bound: log (1/k) sum_i w_i <= log p(x).
 
@@ -148,7 +195,7 @@ def iwae_bound(log_weights: Float[ArrayLike, "k *batch"]) -> Float[Array, "*batc
 
 
 def dreg_bound(
-    log_weights: Callable[[Array], Array], z: Float[Array, "k *batch D"]
+    weights: Callable[[Array], Array], z: Float[Array, "k *batch D"]
 ) -> Float[Array, "*batch"]:
     r"""`iwae_bound`, with the doubly reparameterised gradient in the posterior.
 
@@ -160,9 +207,9 @@ def dreg_bound(
     while all else that the weights depend on, the decoder, learns sum_i v_i d log w_i as before.
 
     Args:
-        log_weights: Takes z `[k, ..., D]`, returns log w `[k, ...]`, each of its own z alone. Of q
-            it must use `log_normal(..., path_only=True)`. It is called twice, with equal values:
-            compiled, the two are one.
+        weights: Takes z `[k, ..., D]`, returns log w `[k, ...]`, each of its own z alone: that of
+            `log_weights(..., path_only=True)`. It is called twice, with equal values: compiled, the
+            two are one.
         z: Samples of `reparameterize`, through which the gradient reaches q.
 
     Returns:
@@ -174,13 +221,13 @@ def dreg_bound(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from mdnjax import variational
-        >>> def bound(loc, key):  # p(z) = N(0, 1), p(x | z) = N(z, 1), x = 2
-        ...     def log_weights(z):
-        ...         log_q = variational.log_normal(z, loc, jnp.zeros(1), path_only=True)
-        ...         log_joint = variational.log_standard_normal(z)
-        ...         return log_joint + variational.log_standard_normal(z - 2) - log_q
-        ...     z = variational.reparameterize(key, loc, jnp.zeros(1), (100,))
-        ...     return variational.dreg_bound(log_weights, z)
+        >>> def log_likelihood(z):  # p(x | z) = N(z, 1), x = 2
+        ...     return variational.log_standard_normal(z - 2)
+        >>> def bound(loc, key):
+        ...     q = loc, jnp.zeros(1)
+        ...     def weights(z):
+        ...         return variational.log_weights(z, *q, log_likelihood, path_only=True)
+        ...     return variational.dreg_bound(weights, variational.reparameterize(key, *q, (100,)))
         >>> value, slope = jax.value_and_grad(bound)(jnp.ones(1), jax.random.key(0))
         >>> print(value.round(1))  # log p(x) = -1 - log(4 pi) / 2 = -2.27
         -2.3
@@ -189,10 +236,10 @@ def dreg_bound(
         G. Tucker, D. Lawson, S. Gu and C. J. Maddison. "Doubly Reparameterized Gradient Estimators
         for Monte Carlo Objectives." 2019, eq. 8.
     """
-    stopped = _some("dreg_bound", log_weights(lax.stop_gradient(z)))
+    stopped = _some("dreg_bound", weights(lax.stop_gradient(z)))
     share = jnp.exp(log_softmax(jnp.moveaxis(lax.stop_gradient(stopped), 0, -1)))
     # Every log-weight is linear in the tangent of its own z, which so gets a second v_i.
-    return iwae_bound(log_weights(_slowed(z, jnp.moveaxis(share, -1, 0)[..., None])))
+    return iwae_bound(weights(_slowed(z, jnp.moveaxis(share, -1, 0)[..., None])))
 
 
 @jax.custom_jvp
