@@ -21,6 +21,26 @@ def require(condition: bool, function: str, argument: str, got: Any, expected: s
         raise ValueError(f"{function}: {argument} must be {expected}, got {got}.")
 
 
+def require_outputs(function: str, raw: Any, head: Any) -> None:
+    """Raises `ValueError` unless raw outputs are as many as a head takes.
+
+    Args:
+        function: The public function's name, as the user typed it.
+        raw: An array, `[..., head.num_outputs]`.
+        head: Any head.
+
+    Raises:
+        ValueError: The last axis of `raw` is of another size.
+    """
+    require(
+        raw.ndim >= 1 and raw.shape[-1] == head.num_outputs,
+        function,
+        "raw",
+        f"shape {raw.shape}",
+        f"[..., {head.num_outputs}] for {head}",
+    )
+
+
 def require_extra(module: str, extra: str) -> Any:
     """Imports a module of an optional extra, or says how to install it.
 

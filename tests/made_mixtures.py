@@ -21,3 +21,15 @@ def make(kind, batch=(), k=3, dim=2, seed=0):
         jnp.asarray(upper) if kind == "full" else None,
         kind,
     )
+
+
+def covariances(mix):
+    """Of each component in float64, from the factors U = diag(exp(-s)) (I + R)."""
+    dim = mix.dim
+    s = np.asarray(mix.log_scale, np.float64)
+    s = np.broadcast_to(s[:, None], mix.loc.shape) if mix.covariance_kind == "isotropic" else s
+    unit = np.broadcast_to(np.eye(dim), (len(s), dim, dim)).copy()
+    if mix.upper is not None:
+        unit[:, *np.triu_indices(dim, 1)] = np.asarray(mix.upper)
+    root = np.linalg.inv(unit) * np.exp(s)[:, None]
+    return root @ root.swapaxes(-1, -2)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
-from made_mixtures import make
+from made_mixtures import covariances, make
 
 import mdnjax as mdn
 from mdnjax.mixtures._reordering import reorder
@@ -27,18 +27,6 @@ def both(mix, choices, values):
     return [
         (mdn.condition(mix, dims, values[: len(dims)]), mdn.marginal(mix, dims)) for dims in choices
     ]
-
-
-def covariances(mix):
-    """Of each component in float64, from the factors U = diag(exp(-s)) (I + R)."""
-    dim = mix.dim
-    s = np.asarray(mix.log_scale, np.float64)
-    s = np.broadcast_to(s[:, None], mix.loc.shape) if mix.covariance_kind == "isotropic" else s
-    unit = np.broadcast_to(np.eye(dim), (len(s), dim, dim)).copy()
-    if mix.upper is not None:
-        unit[:, *np.triu_indices(dim, 1)] = np.asarray(mix.upper)
-    root = np.linalg.inv(unit) * np.exp(s)[:, None]
-    return root @ root.swapaxes(-1, -2)
 
 
 def some_choices(dim):

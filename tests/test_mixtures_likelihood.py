@@ -362,14 +362,3 @@ def test_errors_name_function_argument_got_and_expected(without_jaxtyping):
         mdn.nll_gradient(head, jnp.zeros((4, 7)), jnp.zeros((4, 1)))
     with pytest.raises(ValueError, match=r"y must be \[\.\.\., 1\].*got shape \(4, 2\)"):
         mdn.nll_gradient(head, raw, jnp.zeros((4, 2)))
-
-
-@pytest.fixture
-def without_jaxtyping():
-    """The house's own errors: without the tests' hook, which would speak first."""
-    import jaxtyping
-
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)

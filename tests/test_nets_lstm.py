@@ -354,7 +354,10 @@ def test_what_flows_back_through_time_cannot_explode_when_clipped():
         )
         net = nets.functional(stack)
         wild = random_like(net.params, scale=3.0)
-        loss = lambda p: jnp.mean(net.apply(p, {}, inputs)[0] ** 2)  # noqa: E731
+
+        def loss(params):
+            return jnp.mean(net.apply(params, {}, inputs)[0] ** 2)
+
         return float(np.abs(jax.jit(jax.grad(loss))(wild)["layers"]["0"]["bias"]).max())
 
     assert norm(None) > 1.0

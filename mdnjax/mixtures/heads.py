@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from mdnjax._batching import broadcast_with
-from mdnjax._checks import require
+from mdnjax._checks import require, require_outputs
 from mdnjax._saturation import clip, largest_float
 from mdnjax._types import Array, ArrayLike, as_float
 from mdnjax.mixtures import _triangular as triangular
@@ -117,7 +117,7 @@ class GaussianHead:
             ValueError: The last axis is not `num_outputs`.
         """
         raw = as_float(raw)
-        _check_raw("GaussianHead.mixture", raw, self.num_outputs, self)
+        require_outputs("GaussianHead.mixture", raw, self)
         logits, log_scale, loc, upper = (
             jnp.swapaxes(part, -2, -1) for part in self._split(raw, self._rows)
         )
@@ -166,7 +166,7 @@ class GaussianHead:
             ValueError: The last axes do not fit the head, or the batch shapes do not broadcast.
         """
         raw = as_float(raw)
-        _check_raw("GaussianHead.nll", raw, self.num_outputs, self)
+        require_outputs("GaussianHead.nll", raw, self)
         raw, y = broadcast_with("GaussianHead.nll", "raw", raw, raw.shape[:-1], y, self.dim)
         return -log_likelihood(self._parameters(raw), y)
 
@@ -213,7 +213,7 @@ class BernoulliHead:
             ValueError: The last axis of `raw` is not 1.
         """
         raw = as_float(raw)
-        _check_raw("BernoulliHead.probability", raw, 1, self)
+        require_outputs("BernoulliHead.probability", raw, self)
         return jax.nn.sigmoid(raw[..., 0])
 
     def nll(
@@ -234,7 +234,7 @@ class BernoulliHead:
             ValueError: The last axis of `raw` is not 1, or the batch shapes do not broadcast.
         """
         raw = as_float(raw)
-        _check_raw("BernoulliHead.nll", raw, 1, self)
+        require_outputs("BernoulliHead.nll", raw, self)
         y = jnp.asarray(y)[..., None]
         raw, y = broadcast_with("BernoulliHead.nll", "raw", raw, raw.shape[:-1], y, 1)
         log_odds, y = raw[..., 0], y[..., 0]
@@ -285,7 +285,7 @@ class ProductHead:
             ValueError: The last axis is not `num_outputs`.
         """
         raw = as_float(raw)
-        _check_raw("ProductHead.split", raw, self.num_outputs, self)
+        require_outputs("ProductHead.split", raw, self)
         sizes = [part.num_outputs for _, part in self.parts]
         pieces = jax.lax.split(raw, sizes, axis=raw.ndim - 1)
         return {name: piece for (name, _), piece in zip(self.parts, pieces, strict=True)}
@@ -327,14 +327,3 @@ def _saturate(nats: Array, num_terms: int) -> Array:
     limit = largest_float(nats.dtype, terms=2 * num_terms)
     excess = jnp.where(jnp.isfinite(nats), nats - clip(nats, limit), 0)
     return nats - jax.lax.stop_gradient(excess)
-
-
-def _check_raw(function: str, raw: Array, num_outputs: int, head: Head) -> None:
-    """Raises `ValueError` unless the last axis of `raw` is `num_outputs`."""
-    require(
-        raw.ndim >= 1 and raw.shape[-1] == num_outputs,
-        function,
-        "raw",
-        f"shape {raw.shape}",
-        f"[..., {num_outputs}] for {head}",
-    )

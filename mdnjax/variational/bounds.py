@@ -1,5 +1,6 @@
 """Lower bounds of log p(x), and what is done to them in training."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -190,8 +191,8 @@ def iwae_bound(log_weights: Float[ArrayLike, "k *batch"]) -> Float[Array, "*batc
     References:
         Y. Burda, R. Grosse and R. Salakhutdinov. "Importance Weighted Autoencoders." 2016, eq. 8.
     """
-    log_weights = _some("iwae_bound", log_weights)
-    return logsumexp(log_weights, axis=0) - jnp.log(log_weights.shape[0]).astype(log_weights.dtype)
+    log_weights = _some("iwae_bound", "log_weights", log_weights)
+    return logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
 
 
 def dreg_bound(
@@ -236,7 +237,7 @@ def dreg_bound(
         G. Tucker, D. Lawson, S. Gu and C. J. Maddison. "Doubly Reparameterized Gradient Estimators
         for Monte Carlo Objectives." 2019, eq. 8.
     """
-    stopped = _some("dreg_bound", weights(lax.stop_gradient(z)))
+    stopped = _some("dreg_bound", "weights", weights(lax.stop_gradient(z)))
     share = jnp.exp(log_softmax(jnp.moveaxis(lax.stop_gradient(stopped), 0, -1)))
     # Every log-weight is linear in the tangent of its own z, which so gets a second v_i.
     return iwae_bound(weights(_slowed(z, jnp.moveaxis(share, -1, 0)[..., None])))
@@ -255,12 +256,12 @@ def _slowed_jvp(primals, tangents):
     return _slowed(z, factor), factor * tangents[0]
 
 
-def _some(function: str, log_weights: ArrayLike) -> Array:
+def _some(function: str, argument: str, log_weights: ArrayLike) -> Array:
     log_weights = as_float(log_weights)
     require(
         log_weights.ndim >= 1 and log_weights.shape[0] >= 1,
         function,
-        "log_weights",
+        argument,
         f"shape {log_weights.shape}",
         "[k, ...] with k >= 1",
     )

@@ -47,9 +47,8 @@ def kl_standard_normal(
         D. P. Kingma and M. Welling. "Auto-Encoding Variational Bayes." 2014, eq. 10.
     """
     loc, log_scale = together("kl_standard_normal", loc=loc, log_scale=log_scale)
-    return half_square(loc, jnp.zeros_like(loc), loc.shape[-1]) + _of_scales(
-        log_scale, jnp.zeros_like(loc)
-    )
+    zero = jnp.zeros_like(loc)
+    return _divergence(loc, log_scale, zero, zero)
 
 
 def kl_normal(
@@ -83,15 +82,14 @@ def kl_normal(
         >>> print(variational.kl_normal(zero, zero, jnp.array([2.0]), zero))
         [2.]
     """
-    loc, log_scale, prior_loc, prior_log_scale = together(
+    parts = together(
         "kl_normal",
         loc=loc,
         log_scale=log_scale,
         prior_loc=prior_loc,
         prior_log_scale=prior_log_scale,
     )
-    between = half_square(loc - prior_loc, prior_log_scale, loc.shape[-1])
-    return between + _of_scales(log_scale, prior_log_scale)
+    return _divergence(*parts)
 
 
 def kl_gaussian(p: GaussianMixture, q: GaussianMixture) -> Float[Array, "*batch"]:
@@ -223,9 +221,11 @@ def aggregated_posterior(
     return GaussianMixture(log_softmax(logits), loc, log_scale, None, "diagonal")
 
 
-def _of_scales(log_scale: Array, prior_log_scale: Array) -> Array:
-    """(r^2 - 1) / 2 - log r, r the ratio of scales, in which nothing cancels near r = 1."""
-    terms = 8 * log_scale.shape[-1]
-    log_ratio = saturated(log_scale, terms) - saturated(prior_log_scale, terms)
-    excess = 0.5 * jnp.expm1(bounded(2 * log_ratio))
-    return clip(excess, largest_float(excess.dtype, terms=terms)) - log_ratio
+def _divergence(loc: Array, log_scale: Array, prior_loc: Array, prior_log_scale: Array) -> Array:
+    """(z^2 + r^2 - 1) / 2 - log r, z in the prior's scale, r the ratio of scales."""
+    dim = loc.shape[-1]
+    s, prior_s = saturated(log_scale, 8 * dim), saturated(prior_log_scale, 8 * dim)
+    # (r^2 - 1) / 2: nothing cancels near r = 1.
+    excess = 0.5 * jnp.expm1(bounded(2 * (s - prior_s)))
+    excess = clip(excess, largest_float(excess.dtype, terms=8 * dim))
+    return half_square(loc - prior_loc, prior_log_scale, dim) + excess - (s - prior_s)

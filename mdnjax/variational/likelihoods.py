@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Float, Int, Shaped
 
 from mdnjax._batching import broadcast_with, common_batch
-from mdnjax._checks import require
+from mdnjax._checks import require, require_outputs
 from mdnjax._saturation import bounded, clip, largest_float
 from mdnjax._types import Array, ArrayLike, Key, as_float
 from mdnjax.mixtures.gradients import log_softmax
@@ -93,8 +93,10 @@ class NormalHead:
         Raises:
             ValueError: The last axis of `raw` is not `num_outputs`, or the shapes do not broadcast.
         """
-        raw, y = _paired("NormalHead.nll", raw, self.num_outputs, y)
         loc, log_scale = self._parts("NormalHead.nll", raw)
+        y = jnp.asarray(y).astype(loc.dtype)
+        batch = common_batch("NormalHead.nll", ("raw", "y"), loc.shape, y.shape)
+        loc, log_scale, y = (jnp.broadcast_to(x, batch) for x in (loc, log_scale, y))
         square = half_square(y - loc, log_scale)
         return square + saturated(log_scale) + 0.5 * math.log(2 * math.pi)
 
@@ -113,7 +115,8 @@ class NormalHead:
         return loc + jnp.exp(bounded(log_scale)) * epsilon
 
     def _parts(self, function: str, raw: ArrayLike) -> tuple[Array, Array]:
-        raw = _checked(function, raw, self.num_outputs)
+        raw = as_float(raw)
+        require_outputs(function, raw, self)
         loc = raw[..., 0]
         if self.scale is None:
             return loc, raw[..., 1]
@@ -162,7 +165,8 @@ class CategoricalHead:
         Returns:
             `[..., C]`, nats.
         """
-        raw = _checked("CategoricalHead.log_probabilities", raw, self.num_outputs)
+        raw = as_float(raw)
+        require_outputs("CategoricalHead.log_probabilities", raw, self)
         return log_softmax(raw)
 
     def nll(
@@ -181,7 +185,8 @@ class CategoricalHead:
             ValueError: The last axis of `raw` is not C, or the shapes do not broadcast.
         """
         name = "CategoricalHead.nll"
-        raw = _checked(name, raw, self.num_outputs)
+        raw = as_float(raw)
+        require_outputs(name, raw, self)
         y = jnp.asarray(y)
         batch = common_batch(name, ("raw", "y"), raw.shape[:-1], y.shape)
         log_p = jnp.broadcast_to(log_softmax(raw), (*batch, self.num_classes))
@@ -200,7 +205,8 @@ class CategoricalHead:
         Returns:
             `[...]`, 0 to C - 1.
         """
-        raw = _checked("CategoricalHead.sample", raw, self.num_outputs)
+        raw = as_float(raw)
+        require_outputs("CategoricalHead.sample", raw, self)
         return jax.random.categorical(key, raw)
 
 
@@ -267,13 +273,15 @@ class DiscretizedLogisticHead:
             y: `[..., C]`, levels 0 to L - 1.
 
         Returns:
-            `[...]`, the broadcast batch shape; finite for all finite `raw`.
+            `[...]`, the broadcast batch shape; finite for all finite `raw`, NaN where y is no level
+            (as pixels divided by 255 are).
 
         Raises:
             ValueError: The last axes do not fit the head, or the batches do not broadcast.
         """
         name = "DiscretizedLogisticHead.nll"
-        raw = _checked(name, raw, self.num_outputs)
+        raw = as_float(raw)
+        require_outputs(name, raw, self)
         raw, y = broadcast_with(name, "raw", raw, raw.shape[:-1], y, self.num_channels)
         log_weights, loc, log_scale, link = self._parts(raw)
         half = 1 / (self.num_levels - 1)
@@ -295,7 +303,9 @@ class DiscretizedLogisticHead:
             + jnp.where(is_lowest, 0, jax.nn.log_sigmoid(-below))
             + jnp.where(is_lowest | is_highest, 0, log_width)
         )
-        return -logsumexp(log_weights + jnp.sum(log_p, axis=-2), axis=-1)
+        nats = -logsumexp(log_weights + jnp.sum(log_p, axis=-2), axis=-1)
+        is_level = (y >= 0) & (y <= self.num_levels - 1) & (y == jnp.round(y))
+        return jnp.where(jnp.all(is_level, axis=-1), nats, jnp.nan)
 
     def sample(self, key: Key, raw: Float[ArrayLike, "*batch P"]) -> Int[Array, "*batch C"]:
         """A pixel drawn from p, exactly: a logistic number rounded to the next level.
@@ -307,7 +317,8 @@ class DiscretizedLogisticHead:
         Returns:
             `[..., C]`, levels 0 to L - 1.
         """
-        raw = _checked("DiscretizedLogisticHead.sample", raw, self.num_outputs)
+        raw = as_float(raw)
+        require_outputs("DiscretizedLogisticHead.sample", raw, self)
         key_component, key_level = jax.random.split(key)
         log_weights, *parts = self._parts(raw)
         k = jax.random.categorical(key_component, log_weights)[..., None, None]
@@ -342,23 +353,3 @@ def _linked(link: Array, before: list[Array]) -> Array | float:
     c = len(before)
     start = c * (c - 1) // 2
     return sum((link[..., start + b, :] * x for b, x in enumerate(before)), start=0.0)
-
-
-def _checked(function: str, raw: ArrayLike, num_outputs: int) -> Array:
-    raw = as_float(raw)
-    require(
-        raw.ndim >= 1 and raw.shape[-1] == num_outputs,
-        function,
-        "raw",
-        f"shape {raw.shape}",
-        f"[..., {num_outputs}]",
-    )
-    return raw
-
-
-def _paired(function: str, raw: ArrayLike, num_outputs: int, y: ArrayLike) -> tuple[Array, Array]:
-    """Raw outputs `[..., P]` and numbers `[...]`, of one batch shape."""
-    raw = _checked(function, raw, num_outputs)
-    y = jnp.asarray(y)[..., None]
-    raw, y = broadcast_with(function, "raw", raw, raw.shape[:-1], y, 1)
-    return raw, y[..., 0]
