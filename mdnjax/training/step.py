@@ -11,6 +11,7 @@ import optax
 
 from mdnjax._checks import require
 from mdnjax._types import Array, Key
+from mdnjax.training._finite import examine
 from mdnjax.training.sharding import PaddedBatch
 from mdnjax.training.state import TrainState
 
@@ -222,42 +223,45 @@ def make_step(
         (value, (weight, network_state)), gradient = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         rate = jnp.ones((), jnp.float32) if schedule is None else schedule(state.step, state.budget)
-        updates = jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates)
-        params = optax.apply_updates(state.params, updates)
-        new = TrainState(
-            params=params,
-            state=network_state,
-            opt_state=opt_state,
-            step=state.step + 1,
-            budget=state.budget,
-            average=_averaged(state, params, average),
-        )
-        checked = (value, gradient, params, network_state)
-        finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(checked)])
+
+        def advanced() -> TrainState:
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            updates = jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates)
+            params = optax.apply_updates(state.params, updates)
+            return TrainState(
+                params=params,
+                state=network_state,
+                opt_state=opt_state,
+                step=state.step + 1,
+                budget=state.budget,
+                average=_averaged(state, params, average),
+            )
+
+        new = advanced()
+        finite, grad_norm = examine(value, gradient, new.params, network_state)
         applied = jnp.all(finite)
         if index is not None:
             applied &= state.step == index
         metrics = StepMetrics(
             nats=value,
             weight=weight,
-            grad_norm=_global_norm(gradient),
+            grad_norm=grad_norm,
             learning_rate=rate,
             finite=finite,
             applied=applied,
         )
-        return jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, state), metrics
+        # On CPU the state is advanced where it lies, once it is known that it may be; to compute
+        # the update a second time is cheaper there than to write it twice. An accelerator would
+        # wait for the branch.
+        state = jax.lax.platform_dependent(
+            applied,
+            cpu=lambda applied: jax.lax.cond(applied, advanced, lambda: state),
+            default=lambda applied: jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, state),
+        )
+        return state, metrics
 
     return jax.jit(step, donate_argnums=0)
-
-
-def _global_norm(tree: Any) -> Array:
-    """The norm over all leaves, scaled first: squares of a huge gradient would overflow."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves))
 
 
 def _averaged(state: TrainState, params: Any, decay: float | None) -> Any:
