@@ -12,11 +12,13 @@ from jaxtyping import Float, Shaped
 from mdnjax._batching import broadcast_with
 from mdnjax._checks import require, require_outputs
 from mdnjax._saturation import clip, largest_float
-from mdnjax._types import Array, ArrayLike, as_float
+from mdnjax._types import Array, ArrayLike, Key, as_float
 from mdnjax.mixtures import _triangular as triangular
 from mdnjax.mixtures import gaussian
+from mdnjax.mixtures._bernoulli import bernoulli_nll
 from mdnjax.mixtures.gaussian import CovarianceKind, GaussianMixture
 from mdnjax.mixtures.gradients import Parameters, block_heights, log_likelihood, log_softmax
+from mdnjax.mixtures.sampling import sample
 
 
 @runtime_checkable
@@ -170,6 +172,21 @@ class GaussianHead:
         raw, y = broadcast_with("GaussianHead.nll", "raw", raw, raw.shape[:-1], y, self.dim)
         return -log_likelihood(self._parameters(raw), y)
 
+    def sample(self, key: Key, raw: Float[ArrayLike, "*batch P"]) -> Float[Array, "*batch D"]:
+        """A sample of each mixture, `sample(key, head.mixture(raw))`.
+
+        Args:
+            key: A random key.
+            raw: `[..., num_outputs]`.
+
+        Returns:
+            `[..., D]`.
+
+        Raises:
+            ValueError: The last axis is not `num_outputs`.
+        """
+        return sample(key, self.mixture(raw))
+
     def _parameters(self, raw: Array) -> Parameters:
         # One split into all blocks: its transpose writes the gradient once, where it belongs.
         heights = block_heights(self.covariance, self.dim)
@@ -237,9 +254,24 @@ class BernoulliHead:
         require_outputs("BernoulliHead.nll", raw, self)
         y = jnp.asarray(y)[..., None]
         raw, y = broadcast_with("BernoulliHead.nll", "raw", raw, raw.shape[:-1], y, 1)
-        log_odds, y = raw[..., 0], y[..., 0]
-        # softplus(l) - y l, arranged so that neither term overflows and they cannot cancel.
-        return (1 - y) * jax.nn.softplus(log_odds) + y * jax.nn.softplus(-log_odds)
+        return bernoulli_nll(raw[..., 0], y[..., 0])
+
+    def sample(self, key: Key, raw: Float[ArrayLike, "*batch 1"]) -> Float[Array, "*batch"]:
+        """A yes or a no drawn for each.
+
+        Args:
+            key: A random key.
+            raw: `[..., 1]`, log-odds.
+
+        Returns:
+            `[...]`, 0 or 1.
+
+        Raises:
+            ValueError: The last axis of `raw` is not 1.
+        """
+        raw = as_float(raw)
+        require_outputs("BernoulliHead.sample", raw, self)
+        return (jax.random.logistic(key, raw.shape[:-1], raw.dtype) < raw[..., 0]).astype(raw.dtype)
 
 
 @dataclasses.dataclass(frozen=True, init=False)
