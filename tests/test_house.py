@@ -15,7 +15,7 @@ import mdnjax
 ROOT = pathlib.Path(mdnjax.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # Imports go down only: a room may import the rooms named beside it, itself, and the ground.
-GROUND = {"_types", "_checks", "_files", "_batching", "_saturation"}
+GROUND = {"_types", "_checks", "_files", "_batching", "_epochs", "_saturation", "_sums"}
 MAY_IMPORT = {
     "mixtures": set(),
     "variational": {"mixtures"},

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mdnjax._checks import require
+from mdnjax._epochs import order, shuffled
 from mdnjax.strokes.corpus import Corpus
 from mdnjax.strokes.structure import Strokes
 
@@ -69,12 +70,7 @@ class Windows:
     def __call__(self, step: int) -> Strokes:
         """The batch of a step: `Strokes` `[B, T]` in the corpus' unit, NumPy."""
         require(step >= 0, "Windows", "step", step, "at least 0")
-        total = self.slots_per_epoch
-        wanted = step * self.batch_size + np.arange(self.batch_size)
-        slot = np.empty(self.batch_size, dtype=np.int64)
-        for epoch in range(wanted[0] // total, wanted[-1] // total + 1):
-            inside = wanted // total == epoch
-            slot[inside] = _order(self.seed, epoch, total)[wanted[inside] % total]
+        slot = shuffled(self.seed, step, self.batch_size, self.slots_per_epoch)
         line = self._line_of_slot[slot]
         lengths = self.corpus.lengths[line]
         uniform = np.random.default_rng([self.seed, step, 1]).random(self.batch_size)
@@ -130,7 +126,7 @@ class WholeLines:
         """The batch of a step: `Strokes` `[B, T]` in the corpus' unit, T of its bucket, NumPy."""
         require(step >= 0, "WholeLines", "step", step, "at least 0")
         epoch, place = divmod(step, self.steps_per_epoch)
-        batch = int(_order(self.seed, epoch, self.steps_per_epoch)[place])
+        batch = int(order(self.seed, epoch, self.steps_per_epoch)[place])
         for bucket, (length, lines) in enumerate(self._buckets):
             batches = -(-len(lines) // self.batch_size)
             if batch < batches:
@@ -237,11 +233,6 @@ def _buckets(corpus: Corpus, num_buckets: int) -> tuple[tuple[int, Int[np.ndarra
     chosen = bucket_lengths(corpus.lengths, num_buckets=num_buckets)
     bucket = np.searchsorted(chosen, corpus.lengths)
     return tuple((length, np.flatnonzero(bucket == b)) for b, length in enumerate(chosen))
-
-
-def _order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
-    """The random order of an epoch."""
-    return np.random.default_rng([seed, epoch, 0]).permutation(size)
 
 
 def _gather(
