@@ -1,5 +1,9 @@
 """What the architectures share."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
 from flax import nnx
 
 from mdnjax._checks import require
@@ -26,3 +30,13 @@ def linear_weights(function: str, output: nnx.Module) -> tuple[Array, Array]:
         f"{function}: output must be nnx.Linear with a bias or MixtureDense, "
         f"got {type(output).__name__}."
     )
+
+
+def beside(function: str, in_features: int, inputs: Sequence[Any]) -> Array:
+    """Inputs `[..., F_n]` as one `[..., in_features]`."""
+    parts = [jnp.asarray(part) for part in inputs]
+    widths = [part.shape[-1] for part in parts]
+    require(
+        sum(widths) == in_features, function, "inputs", f"widths {widths}", f"{in_features} wide"
+    )
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)

@@ -1,0 +1,190 @@
+"""Convolutional encoders and decoders of images."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Float, Shaped
+
+from mdnjax._checks import require
+from mdnjax._types import Array, ArrayLike
+from mdnjax.nets._layers import beside
+
+
+class ConvEncoder(nnx.Module):
+    """From an image to a vector: convolutions that halve it, then a hidden layer and the outputs.
+
+    Args:
+        shape: Of the images, (H, W), or (H, W, C) with channels.
+        channels: Of each convolution, 4 x 4 with stride 2.
+        hidden: Units of the dense layer on the last of them.
+        output: Number of outputs: 2 D for a VAE.
+        given_features: F of what a conditional encoder is given besides; it joins the dense layer.
+        num_levels: L where pixels are levels 0 to L - 1: they are taken to -1 to 1; None takes them
+            as they are.
+        activation: Of all layers but the last.
+        rngs: Source of the initial weights.
+
+    Raises:
+        ValueError: A size is less than 1, or the shape is neither (H, W) nor (H, W, C).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from mdnjax import nets
+        >>> encoder = nets.ConvEncoder((28, 28), (32, 64), 256, 2 * 10, rngs=nnx.Rngs(0))
+        >>> encoder(jnp.zeros((5, 28, 28))).shape
+        (5, 20)
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: Sequence[int],
+        hidden: int,
+        output: int,
+        *,
+        given_features: int = 0,
+        num_levels: int | None = None,
+        activation: Callable[[Array], Array] = jax.nn.relu,
+        rngs: nnx.Rngs,
+    ) -> None:
+        height, width, depth = _image("ConvEncoder", shape)
+        sizes = (*channels, hidden, output)
+        require(min(sizes) >= 1, "ConvEncoder", "channels, hidden, output", sizes, "all >= 1")
+        self.shape = tuple(shape)
+        self.num_levels = num_levels
+        self.activation = activation
+        depths = (depth, *channels)
+        self.convolutions: nnx.List[nnx.Conv] = nnx.List(
+            nnx.Conv(below, above, (4, 4), strides=2, padding="SAME", rngs=rngs)
+            for below, above in itertools.pairwise(depths)
+        )
+        small = _halved(height, len(channels)) * _halved(width, len(channels)) * depths[-1]
+        self.in_features = small + given_features
+        self.dense = nnx.Linear(self.in_features, hidden, rngs=rngs)
+        self.output = nnx.Linear(hidden, output, rngs=rngs)
+
+    def __call__(self, x: Shaped[ArrayLike, "..."], *given: Shaped[ArrayLike, "*batch _"]) -> Array:
+        """The outputs.
+
+        Args:
+            x: `[..., *shape]`.
+            *given: `[..., F]`.
+
+        Returns:
+            `[..., output]`.
+
+        Raises:
+            ValueError: The last axes of x are not `shape`.
+        """
+        x = jnp.asarray(x)
+        rank = x.ndim - len(self.shape)
+        fits = rank >= 0 and x.shape[rank:] == self.shape
+        require(fits, "ConvEncoder", "x", f"shape {x.shape}", f"[..., {self.shape}]")
+        h = x.astype(self.dense.kernel.dtype)
+        if self.num_levels is not None:
+            h = 2 / (self.num_levels - 1) * h - 1
+        if len(self.shape) == 2:
+            h = h[..., None]
+        h = h.reshape(-1, *h.shape[rank:])
+        for convolution in self.convolutions:
+            h = self.activation(convolution(h))
+        h = beside("ConvEncoder", self.in_features, (h.reshape(*x.shape[:rank], -1), *given))
+        return self.output(self.activation(self.dense(h)))
+
+
+class ConvDecoder(nnx.Module):
+    """From a vector to an image's raw outputs: two dense layers, then convolutions that double it.
+
+    Args:
+        in_features: F: D for a VAE, and what a conditional one is given besides.
+        hidden: Units of the first dense layer.
+        channels: Of the small image that the second makes, and of the convolutions that follow,
+            4 x 4 transposed with stride 2, but for the last, which makes the outputs.
+        shape: Of the outputs, (H, W, P) for a head with `num_outputs` P.
+        activation: Of all layers but the last.
+        rngs: Source of the initial weights.
+
+    Raises:
+        ValueError: A size is less than 1, or the shape is not (H, W, P).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from mdnjax import nets
+        >>> decoder = nets.ConvDecoder(10, 256, (64, 32), (28, 28, 1), rngs=nnx.Rngs(0))
+        >>> decoder(jnp.zeros((5, 10))).shape
+        (5, 28, 28, 1)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        channels: Sequence[int],
+        shape: Sequence[int],
+        *,
+        activation: Callable[[Array], Array] = jax.nn.relu,
+        rngs: nnx.Rngs,
+    ) -> None:
+        require(len(shape) == 3, "ConvDecoder", "shape", tuple(shape), "(H, W, P)")
+        height, width, depth = shape
+        sizes = (in_features, hidden, *channels, *shape)
+        require(min(sizes) >= 1, "ConvDecoder", "its sizes", sizes, "all >= 1")
+        require(len(channels) >= 1, "ConvDecoder", "channels", tuple(channels), "at least one")
+        self.in_features = in_features
+        self.shape = tuple(shape)
+        self.activation = activation
+        times = len(channels)
+        self.small = (_halved(height, times), _halved(width, times), channels[0])
+        self.dense: nnx.List[nnx.Linear] = nnx.List(
+            [
+                nnx.Linear(in_features, hidden, rngs=rngs),
+                nnx.Linear(hidden, math.prod(self.small), rngs=rngs),
+            ]
+        )
+        depths = (*channels, depth)
+        self.convolutions: nnx.List[nnx.ConvTranspose] = nnx.List(
+            nnx.ConvTranspose(below, above, (4, 4), strides=2, padding="SAME", rngs=rngs)
+            for below, above in itertools.pairwise(depths)
+        )
+
+    def __call__(self, *inputs: Shaped[ArrayLike, "*batch _"]) -> Float[Array, "*batch H W P"]:
+        """The raw outputs.
+
+        Args:
+            *inputs: `[..., in_features]`; or parts of it, as if side by side.
+
+        Returns:
+            `[..., H, W, P]`.
+
+        Raises:
+            ValueError: The widths do not add up to `in_features`.
+        """
+        h = beside("ConvDecoder", self.in_features, inputs)
+        batch = h.shape[:-1]
+        for layer in self.dense:
+            h = self.activation(layer(h))
+        h = h.reshape(-1, *self.small)
+        *inner, last = self.convolutions
+        for convolution in inner:
+            h = self.activation(convolution(h))
+        h = last(h)[:, : self.shape[0], : self.shape[1]]  # a side that is odd was rounded up
+        return h.reshape(*batch, *self.shape)
+
+
+def _image(function: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    """(H, W, C)."""
+    valid = len(shape) in (2, 3) and min(shape) >= 1
+    require(valid, function, "shape", tuple(shape), "(H, W) or (H, W, C)")
+    height, width, *depth = shape
+    return height, width, depth[0] if depth else 1
+
+
+def _halved(size: int, times: int) -> int:
+    """A side after so many convolutions of stride 2."""
+    return -(-size // 2**times)
