@@ -1,4 +1,4 @@
-"""Matplotlib pictures of mixtures, of handwriting, of predicted densities, and of training.
+"""Matplotlib pictures of mixtures, handwriting, predicted densities, images, and of training.
 
 Matplotlib is imported when a picture is made, never before, and its global state is left alone:
 figures come from no `pyplot`, and settings change only while we draw. `save` writes a figure.
@@ -7,6 +7,7 @@ figures come from no `pyplot`, and settings change only while we draw. `save` wr
 from mdnjax.plotting.animation import write_gif
 from mdnjax.plotting.calibration import CalibrationReport, calibration_report, plot_calibration
 from mdnjax.plotting.density import density_map, offset_density
+from mdnjax.plotting.images import plot_codes, plot_images
 from mdnjax.plotting.mixtures import plot_components, plot_density, plot_modes
 from mdnjax.plotting.strokes import page, plot_strokes
 from mdnjax.plotting.style import house_style, save
@@ -21,8 +22,10 @@ __all__ = [
     "offset_density",
     "page",
     "plot_calibration",
+    "plot_codes",
     "plot_components",
     "plot_density",
+    "plot_images",
     "plot_learning_curve",
     "plot_modes",
     "plot_strokes",
