@@ -42,7 +42,8 @@ def test_linear_regression_finds_the_least_squares_solution():
 
 
 def test_the_best_validation_is_what_is_returned_and_loaded(tmp_path):
-    values = iter([3.0, 1.0, 2.0, 1.5, 1.2])
+    """One that is not finite is no improvement."""
+    values = iter([3.0, float("nan"), 1.0, -float("inf"), 2.0])
     seen = []
 
     def scripted(params, state):
@@ -50,15 +51,16 @@ def test_the_best_validation_is_what_is_returned_and_loaded(tmp_path):
         return next(values)
 
     result = fit(validate=scripted, out=tmp_path)
-    assert (result.step, result.valid, int(result.last.step)) == (16, 1.0, 40)
-    np.testing.assert_array_equal(result.params["w"], seen[1])
-    assert [p.name for p in (tmp_path / "best").iterdir()] == ["00000016"]
+    assert (result.step, result.valid, int(result.last.step)) == (24, 1.0, 40)
+    np.testing.assert_array_equal(result.params["w"], seen[2])
+    assert [p.name for p in (tmp_path / "best").iterdir()] == ["00000024"]
     assert [p.name for p in (tmp_path / "last").iterdir()] == ["00000040"]
     saved, config = training.restore_checkpoint(tmp_path / "best", result.last)
-    np.testing.assert_array_equal(saved.average["w"], seen[1])
+    np.testing.assert_array_equal(saved.average["w"], seen[2])
     assert config["progress"]["best_valid"] == 1.0
     lines = training.read_metrics(tmp_path / "metrics.jsonl")
-    assert [line["valid"] for line in lines if line["valid"]] == [3, 1, 2, 1.5, 1.2]
+    shown = [line["valid"] for line in lines if line["step"] % 8 == 0]
+    assert shown == [3.0, None, 1.0, None, 2.0]
 
 
 def test_lines_of_metrics_are_means_over_their_steps(tmp_path):
@@ -87,32 +89,41 @@ def test_lines_of_metrics_are_means_over_their_steps(tmp_path):
     np.testing.assert_allclose(line["grad_norm"], max(norms), rtol=1e-5)
 
 
+def noisy_fit(**options):
+    """A run whose steps are random, with validations after 14, 28 and 40 of them."""
+    return fit(loss=noisy_loss, validations=3, **options)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run, and its folder."""
     folder = tmp_path_factory.mktemp("whole")
-    return fit(loss=noisy_loss, out=folder), folder
+    return noisy_fit(out=folder), folder
 
 
-@pytest.mark.parametrize("kill_at", [3, 16, 30])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, whole, kill_at):
-    def dying(n):
-        if n == kill_at:
-            raise RuntimeError("killed")
-        return batches(n)
+def test_a_run_killed_again_and_again_equals_an_uninterrupted_one(tmp_path, whole):
+    """Before the first validation, right after one, and between two."""
+    for kill_at in (3, 28, 34):
 
-    with pytest.raises(RuntimeError, match="killed"):
-        fit(loss=noisy_loss, out=tmp_path, batches=dying)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 9999, "torn')
-    resumed = fit(loss=noisy_loss, out=tmp_path, resume=True)
+        def dying(n, kill_at=kill_at):
+            if n == kill_at:
+                raise RuntimeError("killed")
+            return batches(n)
+
+        with pytest.raises(RuntimeError, match="killed"):
+            noisy_fit(out=tmp_path, batches=dying, resume=kill_at > 3)
+        stands = training.find_checkpoint(tmp_path, prefer="last").name
+        assert int(stands) == kill_at // 14 * 14
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 9999, "torn')
+    resumed = noisy_fit(out=tmp_path, resume=True)
     check_equal_runs(whole, resumed, tmp_path)
 
 
 def test_a_best_that_is_later_than_the_last_is_made_anew(tmp_path, whole):
     """As after a kill between the two: here the later best even holds something else."""
     result, _ = whole
-    assert result.step > 8
+    assert result.step > 14
 
     def dying(n):
         if n == result.step - 1:
@@ -120,11 +131,11 @@ def test_a_best_that_is_later_than_the_last_is_made_anew(tmp_path, whole):
         return batches(n)
 
     with pytest.raises(RuntimeError, match="killed"):
-        fit(loss=noisy_loss, out=tmp_path, batches=dying)
+        noisy_fit(out=tmp_path, batches=dying)
     best = tmp_path / "best"
     (before,) = best.iterdir()
     shutil.copytree(before, best / f"{result.step:08d}")
-    resumed = fit(loss=noisy_loss, out=tmp_path, resume=True)
+    resumed = noisy_fit(out=tmp_path, resume=True)
     check_equal_runs(whole, resumed, tmp_path)
     saved, _ = training.restore_checkpoint(best, resumed.last)
     same_trees(saved.average, result.params)
@@ -137,11 +148,11 @@ def test_ctrl_c_saves_and_resumes_in_the_middle_of_a_window(tmp_path, whole):
         return batches(n)
 
     before = signal.getsignal(signal.SIGINT)
-    part = fit(loss=noisy_loss, out=tmp_path, batches=interrupting)
+    part = noisy_fit(out=tmp_path, batches=interrupting)
     assert signal.getsignal(signal.SIGINT) is before
     assert (part.stopped, int(part.last.step)) == ("interrupted", 20)
     assert [p.name for p in (tmp_path / "last").iterdir()] == ["00000020"]
-    resumed = fit(loss=noisy_loss, out=tmp_path, resume=True)
+    resumed = noisy_fit(out=tmp_path, resume=True)
     check_equal_runs(whole, resumed, tmp_path)
 
 
@@ -156,7 +167,7 @@ def test_a_second_ctrl_c_raises():
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path):
-    first = fit(out=tmp_path)
+    first = fit(out=tmp_path, validations=2)
     again = fit(out=tmp_path, resume=True, steps=None, minutes=9.0)
     same_trees(first.last, again.last)
     same_trees(first.params, again.params)
@@ -164,10 +175,10 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
 
 
 def test_resume_with_nothing_there_starts_and_says_so(tmp_path, capsys):
-    result = fit(out=tmp_path / "new", resume=True, steps=5, progress="lines")
+    result = fit(out=tmp_path / "new", resume=True, steps=5, validations=1, progress="lines")
     printed = capsys.readouterr().err.splitlines()
     assert printed[0] == f"no run in {tmp_path / 'new'} yet: starting one"
-    fit(out=tmp_path / "new", resume=True, steps=5, progress="lines")
+    fit(out=tmp_path / "new", resume=True, steps=5, validations=1, progress="lines")
     assert "no run in" not in capsys.readouterr().err
     assert result.last.step == 5
     assert training.find_checkpoint(tmp_path / "new", prefer="last").name == "00000005"
@@ -181,7 +192,7 @@ def test_a_bad_batch_is_named_and_the_state_before_it_kept(tmp_path):
         return batch
 
     with pytest.raises(training.NonFiniteError) as caught:
-        fit(out=tmp_path, batches=bad)
+        fit(out=tmp_path, batches=bad, validations=1)
     error = caught.value
     assert error.step == 10
     assert {"loss", "gradient of params/w"} <= set(error.leaves)
@@ -217,26 +228,18 @@ def test_a_batch_without_weight_is_named():
         fit(batches=lambda n: empty if n == 3 else WHOLE)
 
 
-def test_a_validation_that_is_not_finite_is_no_improvement(tmp_path):
-    values = iter([2.0, float("nan"), -float("inf"), 1.0, 3.0])
-    result = fit(validate=lambda p, s: next(values), out=tmp_path)
-    assert result.valid == 1.0
-    lines = training.read_metrics(tmp_path / "metrics.jsonl")
-    shown = [line["valid"] for line in lines if line["step"] % 8 == 0]
-    assert shown == [2.0, None, None, 1.0, 3.0]
-
-
 def test_a_run_is_not_overwritten_unasked(tmp_path):
-    fit(out=tmp_path)
+    fit(out=tmp_path, steps=4, validations=1)
     with pytest.raises(training.CheckpointError, match="holds a run; expected an empty folder"):
         fit(out=tmp_path)
-    result = fit(out=tmp_path, overwrite=True, steps=5)
+    result = fit(out=tmp_path, overwrite=True, steps=5, validations=1)
     assert [p.name for p in (tmp_path / "last").iterdir()] == ["00000005"]
     assert result.last.step == 5
 
 
 def test_what_a_resumed_run_must_share(tmp_path):
-    fit(out=tmp_path, config={"units": "mm", "tuple": (1, 2)})
+    config = {"units": "mm", "tuple": (1, 2)}
+    fit(out=tmp_path, config=config, validations=1)
 
     def refused(**options):
         with pytest.raises(training.CheckpointError) as caught:
@@ -259,7 +262,7 @@ def test_what_a_resumed_run_must_share(tmp_path):
     assert len(momentum) <= 6
     assert any(line.startswith("opt_state/") for line in momentum)
     assert all("the run has" in line or line.startswith("and ") for line in momentum)
-    fit(out=tmp_path, resume=True, config={"units": "mm", "tuple": (1, 2)})
+    fit(out=tmp_path, config=config, resume=True)
 
 
 def test_shapes_are_named_where_a_resumed_run_has_others(tmp_path):
@@ -306,7 +309,7 @@ def test_a_run_that_cannot_be_gone_on_with_says_so_at_once(tmp_path):
     def never(n):
         raise AssertionError("no batch should have been asked for")
 
-    whole = fit(out=tmp_path / "whole", steps=10)
+    whole = fit(out=tmp_path / "whole", steps=10, validations=1)
     without_best = shutil.copytree(tmp_path / "whole", tmp_path / "without best")
     shutil.rmtree(without_best / "best")
     with pytest.raises(training.CheckpointError, match=rf"best validation .* step {whole.step},"):
