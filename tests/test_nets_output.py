@@ -134,9 +134,15 @@ def test_targets_make_a_better_start_whatever_their_units(covariance):
     for scale in (1.0, 1e-3, 1e4):
         bias = bias_from_targets(jax.random.key(0), head, unit * np.float32(scale))
         nll[scale] = float(mean_nll(head, bias, unit * np.float32(scale))) - 3 * np.log(scale)
-    alone = mdn.GaussianHead(num_components=1, dim=3, covariance=covariance)
-    one = bias_from_targets(jax.random.key(0), alone, unit)
-    assert nll[1.0] < float(mean_nll(alone, one, unit)) - 0.1
+    # The best of a single Gaussian, D/2 (1 + log 2 pi) + log det / 2 of its covariance.
+    covariances = np.cov(unit.T, bias=True)
+    variances = np.diagonal(covariances)
+    log_det = {
+        "isotropic": 3 * np.log(variances.mean()),
+        "diagonal": np.log(variances).sum(),
+        "full": np.linalg.slogdet(covariances)[1],
+    }
+    assert nll[1.0] < 1.5 * (1 + np.log(2 * np.pi)) + 0.5 * log_det[covariance] - 0.1
     assert nll[1.0] < float(mean_nll(head, nets.spread_bias(head), unit))
     np.testing.assert_allclose([nll[1e-3], nll[1e4]], nll[1.0], rtol=1e-3)
 
@@ -149,7 +155,7 @@ def test_targets_on_few_points_leave_no_needle():
     eigenvalues = np.linalg.eigvalsh(covariances)
     assert eigenvalues.min() > 0.009 * targets.var(0).min()
     assert np.all(np.isfinite(loc))
-    constant = bias_from_targets(jax.random.key(0), head, np.ones((9, 2), np.float32))
+    constant = bias_from_targets(jax.random.key(0), head, np.ones_like(targets))
     assert np.all(np.isfinite(constant))
 
 
