@@ -23,22 +23,28 @@ STARTED = time.monotonic()
 import argparse
 import pathlib
 import platform
-import sys
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from autoencoders import (
+    Learned,
+    bound_terms,
+    check_folder,
+    importance,
+    is_held_out,
+    log_odds,
+    mean_and_error,
+    train,
+)
 from command_line import count, named_errors, positive, whole, write_metrics
 from flax import nnx
 from vae_pictures import draw
 
 import mdnjax as mdn
-from mdnjax import datasets, nets, plotting, training, variational
+from mdnjax import datasets, nets, plotting, training
 
 TEST_SEED = 10_000  # of the binarised test images, added to --seed
-HELD_OUT = 6  # one training image of so many validates, or fewer:
-JUDGED = 500  # images are enough, and as many as are judged at a time
 
 
 class Images(NamedTuple):
@@ -50,28 +56,6 @@ class Images(NamedTuple):
     test_grey: np.ndarray
     test_labels: np.ndarray
     size: tuple[int, int]
-
-
-class Learned(NamedTuple):
-    """A network and its parameters; how long they took."""
-
-    network: nets.VAE
-    params: Any
-    steps: int
-    seconds: float
-
-    def method(self, name: str) -> Any:
-        """A method of the network as a compiled function of its arguments (and a key)."""
-        apply = nets.functional(self.network, name).apply
-
-        @jax.jit
-        def call(params: Any, key: jax.Array, *arguments: Any) -> Any:
-            return apply(params, {}, *arguments, key=key)[0]
-
-        def with_params(*arguments: Any, key: jax.Array | None = None) -> Any:
-            return call(self.params, jax.random.key(0) if key is None else key, *arguments)
-
-        return with_params
 
 
 def main() -> None:
@@ -114,9 +98,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """The whole story, in order."""
-    with plotting.house_style():  # a missing Matplotlib is found now
-        pass
-    training.check_folder(arguments.out)
+    check_folder(arguments.out)
     device = jax.devices()[0]
     print(
         f"{device.device_kind} ({device.platform}), jax {jax.__version__}, "
@@ -127,14 +109,22 @@ def run(arguments: argparse.Namespace) -> None:
     sizes = [f"{len(x):,} {n}" for n, x in zip(names, images[:3], strict=True)]
     print(f"images of {images.size[0]} x {images.size[1]} pixels: {', '.join(sizes)}")
 
-    learned = learn(arguments, images, arguments.latent, out=arguments.out / "network")
+    learned = learn(
+        arguments,
+        images,
+        arguments.latent,
+        steps=None if arguments.minutes else arguments.steps,
+        minutes=arguments.minutes,
+        started=STARTED,
+        out=arguments.out / "network",
+        resume=arguments.resume,
+        overwrite=not arguments.resume,
+    )
     scores = judge(arguments, learned, images)
-    flat = None
-    if arguments.map_steps and arguments.latent != 2:
+    flat = learned if arguments.latent == 2 else None
+    if flat is None and arguments.map_steps:
         print(f"the map: two latent coordinates, {arguments.map_steps:,} steps")
         flat = learn(arguments, images, 2, steps=arguments.map_steps)
-    elif arguments.latent == 2:
-        flat = learned
     for name, figure in draw(arguments.seed, images, learned, flat).items():
         plotting.save(figure, arguments.out / f"{name}.png", dpi=130.0)
     write_metrics(arguments, scores, STARTED)
@@ -152,8 +142,7 @@ def load(arguments: argparse.Namespace) -> Images:
     grey, test_grey = (
         x.images.reshape(len(x.images), -1).astype(np.float32) / full for x in (train, test)
     )
-    every = max(HELD_OUT, len(grey) // JUDGED)
-    is_valid = np.arange(len(grey)) % every == every - 1
+    is_valid = is_held_out(len(grey))
     rng = np.random.default_rng(TEST_SEED + arguments.seed)
     return Images(
         train=grey[~is_valid],
@@ -165,78 +154,38 @@ def load(arguments: argparse.Namespace) -> Images:
     )
 
 
-def learn(
-    arguments: argparse.Namespace,
-    images: Images,
-    latent: int,
-    *,
-    out: pathlib.Path | None = None,
-    steps: int | None = None,
-) -> Learned:
+def learn(arguments: argparse.Namespace, images: Images, latent: int, **options: Any) -> Learned:
     """Trains one network by the bound of --k samples."""
-    began = time.monotonic()
     pixels, hidden = images.train.shape[1], (arguments.hidden,) * 2
-    options = {
-        "encoder": training.describe(
-            nets.MLP, in_features=pixels, hidden=hidden, output=2 * latent
-        ),
-        "decoder": training.describe(
-            nets.MLP, in_features=latent, hidden=hidden, output=(pixels, 1)
-        ),
-        "head": mdn.BernoulliHead(),
-        "latent_dim": latent,
-    }
-    architecture = training.describe(nets.VAE, **options)
-    vae = training.build(architecture, rngs=nnx.Rngs(arguments.seed))
-    # Every pixel begins as often on as it is; the network need not learn that.
-    often = np.clip(images.train.mean(axis=0), 0.001, 0.999)
-    vae.decoder.output.bias[...] = jnp.asarray(np.log(often) - np.log1p(-often))
-    net = nets.functional(vae, "terms" if arguments.k == 1 else "dreg_bound")
-
-    def loss(params: Any, state: Any, x: Any, key: jax.Array) -> tuple[Any, Any, Any]:
-        if arguments.k == 1:
-            terms, state = net.apply(params, state, x, key=key, train=True)
-            bound = variational.elbo(terms.log_likelihood, terms.kl.sum(-1))
-        else:
-            bound, state = net.apply(params, state, x, arguments.k, key=key, train=True)
-        return -bound, jnp.ones_like(bound), state
-
-    rng = np.random.default_rng(arguments.seed)
-    valid = [datasets.binarize(rng, images.valid) for _ in range(4)]
-    result = training.fit(
-        loss,
-        net.params,
-        net.state,
-        datasets.Batches(
-            images.train, arguments.batch, seed=arguments.seed, transform=datasets.binarize
-        ),
-        optimizer=training.adam(clip=None),
-        schedule=training.Schedule(peak=arguments.lr, warmup=200),
-        average=0.999,
-        seed=arguments.seed,
-        steps=None if arguments.minutes and steps is None else steps or arguments.steps,
-        minutes=arguments.minutes if steps is None else None,
-        validate=training.make_validation(jax.random.key(arguments.seed), loss, valid),
-        out=out,
-        config={"architecture": architecture, "units": "nats an image"},
-        resume=arguments.resume and out is not None,
-        overwrite=not arguments.resume and out is not None,
+    architecture = training.describe(
+        nets.VAE,
+        encoder=training.describe(nets.MLP, in_features=pixels, hidden=hidden, output=2 * latent),
+        decoder=training.describe(nets.MLP, in_features=latent, hidden=hidden, output=(pixels, 1)),
+        head=mdn.BernoulliHead(),
+        latent_dim=latent,
     )
-    if result.signal is not None:
-        print(f"{result.signal.name}: stopped after step {int(result.last.step):,}")
-        sys.exit(128 + result.signal)
-    return Learned(vae, result.params, int(result.last.step), time.monotonic() - began)
+    vae = training.build(architecture, rngs=nnx.Rngs(arguments.seed))
+    vae.decoder.output.bias[...] = log_odds(images.train)
+    rng = np.random.default_rng(arguments.seed)
+    return train(
+        vae,
+        datasets.Batches((images.train,), arguments.batch, seed=arguments.seed, transform=binarize),
+        [binarize(rng, (images.valid,)) for _ in range(4)],
+        num_samples=arguments.k,
+        rate=arguments.lr,
+        config={"architecture": architecture, "units": "nats an image"},
+        **options,
+    )
+
+
+def binarize(rng: np.random.Generator, batch: tuple[np.ndarray]) -> tuple[np.ndarray]:
+    """Every pixel of a batch of images drawn anew."""
+    return (datasets.binarize(rng, batch[0]),)
 
 
 def judge(arguments: argparse.Namespace, learned: Learned, images: Images) -> dict[str, Any]:
     """The bound and its terms on the test images, and -log p(x) by importance sampling."""
-    terms = learned.method("terms")
-    parts = [
-        terms(part, key=jax.random.key(n))
-        for n, part in enumerate(np.array_split(images.test, -(-len(images.test) // JUDGED)))
-    ]
-    reconstruction = -np.concatenate([part.log_likelihood for part in parts])
-    kl = np.concatenate([part.kl for part in parts])
+    reconstruction, kl = bound_terms(learned, images.test)
     scores: dict[str, Any] = {
         "steps": learned.steps,
         "training_seconds": learned.seconds,
@@ -248,8 +197,8 @@ def judge(arguments: argparse.Namespace, learned: Learned, images: Images) -> di
         "kl_of_coordinate": sorted(kl.mean(0).tolist(), reverse=True),
     }
     if arguments.importance:
-        marginal = importance(learned, images.test, arguments.importance)
-        scores["nats"]["-log p(x)"] = mean_and_error(-np.asarray(marginal.value))
+        marginal = importance(learned, images.test, num_samples=arguments.importance)
+        scores["nats"]["-log p(x)"] = mean_and_error(-marginal.value)
         scores["importance_samples"] = arguments.importance
         scores["standard_error_of_sampling"] = float(
             np.sqrt(np.mean(np.square(marginal.standard_error)) / len(images.test))
@@ -271,31 +220,6 @@ def judge(arguments: argparse.Namespace, learned: Learned, images: Images) -> di
     active = int(np.sum(kl.mean(0) > 0.01))
     print(f"  {active} of {kl.shape[1]} latent coordinates carry more than 0.01 nats")
     return scores
-
-
-def importance(learned: Learned, x: np.ndarray, num_samples: int) -> variational.LogMarginal:
-    """-log p(x), a block of images at a time."""
-    apply = nets.functional(learned.network, "log_weights").apply
-
-    @jax.jit
-    def estimate(params: Any, x: jax.Array, key: jax.Array) -> variational.LogMarginal:
-        def weights(key: jax.Array, n: int) -> jax.Array:
-            return apply(params, {}, x, n, key=key)[0]
-
-        return variational.log_marginal(
-            key, weights, num_samples=num_samples, block_size=min(50, num_samples)
-        )
-
-    parts = [
-        estimate(learned.params, part, jax.random.key(n))
-        for n, part in enumerate(np.array_split(x, -(-len(x) // 100)))
-    ]
-    return jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """A mean and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,28 @@ from mdnjax.datasets.inverse import (
     robot_arm,
 )
 from mdnjax.datasets.pens import built_in_pens
+from mdnjax.datasets.shapes import (
+    BACKGROUNDS,
+    COLORS,
+    SHAPES,
+    ShapeAttributes,
+    ShapeImages,
+    random_attributes,
+    render_shapes,
+)
 
 __all__ = [
     "ARM_LENGTHS",
     "ARM_RANGES",
+    "BACKGROUNDS",
+    "COLORS",
+    "SHAPES",
     "ArmSolutions",
     "Batches",
     "LabelledImages",
     "Pairs",
+    "ShapeAttributes",
+    "ShapeImages",
     "arm_position",
     "arm_solutions",
     "binarize",
@@ -31,6 +45,8 @@ __all__ = [
     "fashion_mnist",
     "inverse_sine",
     "mnist",
+    "random_attributes",
     "read_idx",
+    "render_shapes",
     "robot_arm",
 ]

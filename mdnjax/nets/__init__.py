@@ -4,6 +4,7 @@ from mdnjax.nets._autoencoder import Terms
 from mdnjax.nets.conditional_vae import ConditionalVAE
 from mdnjax.nets.conv import ConvDecoder, ConvEncoder
 from mdnjax.nets.functional import Apply, Functional, functional
+from mdnjax.nets.layered import LayeredDecoder, Layers
 from mdnjax.nets.lstm import LSTMCarry, LSTMStack
 from mdnjax.nets.mlp import MLP
 from mdnjax.nets.output import MixtureDense, bias_from_targets, spread_bias
@@ -20,6 +21,8 @@ __all__ = [
     "Functional",
     "LSTMCarry",
     "LSTMStack",
+    "LayeredDecoder",
+    "Layers",
     "MixtureDense",
     "MixturePrior",
     "Normal",

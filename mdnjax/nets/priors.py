@@ -1,5 +1,6 @@
 """Priors p(z) and p(z | y) of autoencoders that are learnt."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -36,12 +37,17 @@ def as_normal(function: str, argument: str, raw: Array) -> Normal:
 class Prior(Protocol):
     """What a module has to have to serve as p(z), or as p(z | y)."""
 
-    def log_prob(self, z: Array, *given: Array) -> Array:
-        """Log p(z) of z `[..., D]`, or the log of an unbiased estimate of p(z): `[...]`, nats."""
+    @property
+    def log_prob(self) -> Callable[..., Array]:
+        """`log_prob(z, *given)`: log p(z) `[...]`, nats, of z `[..., D]`.
+
+        Or the log of an unbiased estimate of p(z), as that of an autoencoder is.
+        """
         ...
 
-    def sample(self, shape: Shape, *given: Array) -> Array:
-        """Samples `[*shape, D]`; what is given has the same shape in front."""
+    @property
+    def sample(self) -> Callable[..., Array]:
+        """`sample(shape, *given)`: `[*shape, D]`; what is given has the same shape in front."""
         ...
 
 
