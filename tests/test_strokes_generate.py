@@ -34,22 +34,27 @@ def _constant(carry, inputs):
     return carry, jnp.broadcast_to(RAW[None], (inputs.shape[0], HEAD.num_outputs))
 
 
-def _generate(step=_constant, init=(), *, num_lines=64, max_points=101, seed=0, **options):
-    return st.generate(
-        step,
-        init,
-        HEAD,
-        jax.random.key(seed),
-        num_lines=num_lines,
-        max_points=max_points,
-        normalizer=NORMALIZER,
-        **options,
-    )
+def _generate(step=_constant, init=(), *, seed=0, **options):
+    """Lines as NumPy's arrays; of the usual size, of which all that is compiled is so but once."""
+    settings = {"num_lines": 64, "max_points": 101, "normalizer": NORMALIZER} | options
+    lines = st.generate(step, init, HEAD, jax.random.key(seed), **settings)
+    return jax.tree.map(np.asarray, lines)
 
 
 def _normalised(lines):
-    y = NORMALIZER.apply(lines)
-    return np.asarray(y.offsets[:, 1:], np.float64).reshape(-1, 2), np.asarray(y.pen_up[:, 1:])
+    """Offsets `[B, T - 1, 2]` and pens `[B, T - 1]` without the first point, by hand."""
+    offsets = (np.float64(lines.offsets) - NORMALIZER.mean) / NORMALIZER.std
+    return offsets[:, 1:], lines.pen_up[:, 1:] > 0
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """A recurrent network, 32 units wide; drawn by NumPy, for which nothing is compiled."""
+    rng = np.random.default_rng(0)
+    shapes = nnx.eval_shape(lambda: nets.LSTMStack(3, (32, 32), HEAD.num_outputs, rngs=nnx.Rngs(0)))
+    structure, weights = nnx.split(shapes)
+    drawn = jax.tree.map(lambda w: np.float32(0.2 * rng.normal(size=w.shape)), weights)
+    return nnx.merge(structure, jax.device_put(drawn))
 
 
 @pytest.mark.parametrize("bias", [0.0, 1.0])
@@ -60,6 +65,7 @@ def test_points_follow_the_biased_mixture_and_the_unbiased_bernoulli(bias):
     assert not lines.offsets[:, 0].any()
     assert not lines.pen_up[:, 0].any()
     y, pen_up = _normalised(lines)
+    y = y.reshape(-1, 2)
     weight = 0.25 ** (1 + bias) / (0.25 ** (1 + bias) + 0.75 ** (1 + bias))
     first = y[:, 0] > -1  # the components are ten deviations apart
     n = len(y)
@@ -112,29 +118,18 @@ def test_lines_start_at_zero_to_the_last_bit():
     for _ in range(8):
         mean, std = rng.normal(scale=10, size=2), rng.uniform(10, 50, size=2)
         normalizer = st.Normalizer(mean=tuple(mean.tolist()), std=tuple(std.tolist()), unit="x")
-        lines = st.generate(
-            _constant,
-            (),
-            HEAD,
-            jax.random.key(0),
-            num_lines=2,
-            max_points=3,
-            normalizer=normalizer,
-        )
-        assert not lines.offsets[:, 0].any()
+        assert not _generate(normalizer=normalizer).offsets[:, 0].any()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_points_have_the_precision_of_the_model(x64, dtype):
-    stack = nets.LSTMStack(3, (4,), HEAD.num_outputs, rngs=nnx.Rngs(0))
-    net = nets.functional(stack, method="step")
-    params = jax.tree.map(lambda p: p.astype(dtype), net.params)
-    init = jax.tree.map(lambda c: c.astype(dtype), stack.initial_carry((2,)))
+    def step(weights, carry, point):
+        carry = jnp.tanh(carry + point @ weights)
+        return carry, carry
 
-    def step(params, carry, point):
-        return net.apply(params, {}, carry, point)[0]
-
-    step = jax.tree_util.Partial(step, params)
+    weights = np.linspace(-1, 1, 3 * HEAD.num_outputs, dtype=dtype).reshape(3, HEAD.num_outputs)
+    step = jax.tree_util.Partial(step, weights)
+    init = np.zeros((2, HEAD.num_outputs), dtype)
     lines = _generate(step, init, num_lines=2, max_points=5)
     assert lines.offsets.dtype == dtype
     assert np.isfinite(lines.offsets).all()
@@ -154,19 +149,17 @@ def test_compiles_once_for_all_parameters():
         traces.append(1)
         return carry, jnp.broadcast_to(raw[None], (inputs.shape[0], HEAD.num_outputs))
 
-    first = _generate(jax.tree_util.Partial(step, RAW), max_points=5)
+    first = _generate(jax.tree_util.Partial(step, RAW))
     before = len(traces)
-    second = _generate(jax.tree_util.Partial(step, RAW + 1), bias=0.5, max_points=5, seed=1)
+    second = _generate(jax.tree_util.Partial(step, RAW + 1), bias=0.5, seed=1)
     assert len(traces) == before
     assert (first.offsets[:, 1:] != second.offsets[:, 1:]).any()
 
 
 def test_points_lines_components_and_pens_are_drawn_independently():
     lines = _generate(seed=3)
-    y = NORMALIZER.apply(lines)
-    first = np.asarray(y.offsets[:, 1:, 0]) > -1
-    pen = np.asarray(y.pen_up[:, 1:]) > 0
-    z = np.asarray(y.offsets[:, 1:, 1], np.float64)
+    y, pen = _normalised(lines)
+    first, z = y[..., 0] > -1, y[..., 1]
     z = np.where(first, (z - 2) / 0.3, (z - 0.5) / 0.1)
     pairs = [(first, pen), (first[:, 1:], first[:, :-1]), (first[1:], first[:-1])]
     for a, b in pairs:
@@ -176,8 +169,7 @@ def test_points_lines_components_and_pens_are_drawn_independently():
         assert scipy.stats.spearmanr(a.ravel(), b.ravel()).pvalue > 1e-4 / 6
 
 
-def test_a_stepper_writes_what_step_writes():
-    stack = nets.LSTMStack(3, (16, 16), HEAD.num_outputs, rngs=nnx.Rngs(0))
+def test_a_stepper_writes_what_step_writes(stack):
     init = stack.initial_carry((4,))
     plain = _generate(stack.step, init, num_lines=4, max_points=30)
     fast = _generate(*stack.stepper(init), num_lines=4, max_points=30)
@@ -185,10 +177,9 @@ def test_a_stepper_writes_what_step_writes():
     np.testing.assert_array_equal(fast.pen_up, plain.pen_up)
 
 
-def test_no_weights_are_copied_or_turned_inside_the_loop():
+def test_no_weights_are_copied_or_turned_inside_the_loop(stack):
     """Each step reads every weight once: nothing the loop computes is as large as a matrix."""
     width = 32
-    stack = nets.LSTMStack(3, (width, width), HEAD.num_outputs, rngs=nnx.Rngs(0))
     step, init = stack.stepper(stack.initial_carry((1,)))
 
     def run(step, init, key):
@@ -209,9 +200,18 @@ def test_no_weights_are_copied_or_turned_inside_the_loop():
 def test_time_is_linear_in_the_length():
     """jax#40101: some releases copy the whole output at every step, so four times as long."""
 
+    def writer(points):
+        def write(key):
+            options = {"num_lines": 1, "max_points": points, "normalizer": NORMALIZER}
+            return st.generate(_constant, (), HEAD, key, **options)
+
+        return jax.jit(write)
+
+    writers = {points: writer(points) for points in (8_000, 16_000)}
+
     def seconds(points):
         start = time.perf_counter()
-        jax.block_until_ready(_generate(num_lines=1, max_points=points))
+        jax.block_until_ready(writers[points](jax.random.key(0)))
         return time.perf_counter() - start
 
     # 16k against 8k points of 12 B: copying would cost 200 kB a step, some ten times the rest. A
