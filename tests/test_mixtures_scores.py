@@ -57,7 +57,13 @@ def score_gradient(mix, y):
 
 
 def line(loc, scale, weights=None):
-    return mdn.GaussianMixture.isotropic(np.asarray(loc)[..., None], scale, weights=weights)
+    """A mixture with D = 1 of rows of numbers, made without compiling anything."""
+    loc = np.asarray(loc)
+    weights = np.ones_like(loc) if weights is None else np.asarray(weights, loc.dtype)
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(weights / weights.sum(-1, keepdims=True, dtype=float))
+    parts = log_weights, loc[..., None], np.log(scale)
+    return mdn.GaussianMixture(*map(jnp.asarray, parts), None, "isotropic")
 
 
 def exact_crps(mix, y):
