@@ -134,8 +134,9 @@ def reduced(nats, ct, sine):
     return jnp.sum(ct * nats + sine * jnp.sin(nats))
 
 
-# Diagonal, full and Bernoulli are parts of one; LogisticHead is every other test's.
-@pytest.mark.parametrize("name", ["isotropic", "strokes", "integers"])
+# Diagonal, full and Bernoulli are parts of one. LogisticHead is every other test's; isotropic is
+# compared with SciPy and with differences.
+@pytest.mark.parametrize("name", ["strokes", "integers"])
 def test_every_head_has_the_value_and_gradients_of_the_composition(name, x64):
     head = HEADS[name]
     inputs, cotangent = made(head)
@@ -453,7 +454,6 @@ def test_narrow_dtypes():
         (jnp.bfloat16, jnp.bfloat16, 2e-2),  # 8 bits: G enters its products rounded
         (jnp.float16, jnp.float16, 1e-3),  # 11 bits: only the results are rounded
         (jnp.bfloat16, jnp.float32, 1e-2),
-        (jnp.float32, jnp.float32, 1e-5),
     ):
         dtypes = (hidden_dtype, kernel_dtype, kernel_dtype, jnp.float32, jnp.float32)
         inputs = tuple(x.astype(dtype) for x, dtype in zip(made_inputs, dtypes, strict=True))
