@@ -76,7 +76,7 @@ def entropy(key: Key, mix: GaussianMixture, *, num_samples: int = 1000) -> Estim
         >>> import jax
         >>> import mdnjax as mdn
         >>> mix = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5], weights=[0.3, 0.7])
-        >>> value, standard_error = mdn.entropy(jax.random.key(0), mix)
+        >>> value, standard_error = jax.jit(mdn.entropy)(jax.random.key(0), mix)
         >>> print(value, standard_error < 1e-3)  # exactly 0.85196
         0.85 True
 
@@ -116,9 +116,10 @@ def entropy_bounds(mix: GaussianMixture) -> Bounds:
         The `Bounds`, `[...]`, nats.
 
     Example:
+        >>> import jax
         >>> import mdnjax as mdn
         >>> mix = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5], weights=[0.3, 0.7])
-        >>> lower, upper = mdn.entropy_bounds(mix)  # of 0.852
+        >>> lower, upper = jax.jit(mdn.entropy_bounds)(mix)  # of 0.852
         >>> print(lower, upper)
         0.84 0.85
 
@@ -166,7 +167,7 @@ def kl_divergence(
         >>> import mdnjax as mdn
         >>> p = mdn.GaussianMixture.isotropic([[0.0]], [1.0])
         >>> q = mdn.GaussianMixture.isotropic([[2.0]], [1.0])
-        >>> value, standard_error = mdn.kl_divergence(jax.random.key(0), p, q)
+        >>> value, standard_error = jax.jit(mdn.kl_divergence)(jax.random.key(0), p, q)
         >>> print(value)
         2.0
 
@@ -207,10 +208,11 @@ def kl_divergence_bounds(p: GaussianMixture, q: GaussianMixture) -> Bounds:
         ValueError: `p` and `q` differ in dimension, or their batches do not broadcast.
 
     Example:
+        >>> import jax
         >>> import mdnjax as mdn
         >>> p = mdn.GaussianMixture.isotropic([[0.0]], [1.0])
         >>> q = mdn.GaussianMixture.isotropic([[2.0]], [1.0])
-        >>> lower, upper = mdn.kl_divergence_bounds(p, q)  # of 2
+        >>> lower, upper = jax.jit(mdn.kl_divergence_bounds)(p, q)  # of 2
         >>> print(lower, upper)
         0.8 2.0
 
@@ -250,10 +252,11 @@ def kl_divergence_approximation(p: GaussianMixture, q: GaussianMixture) -> Float
         ValueError: `p` and `q` differ in dimension, or their batches do not broadcast.
 
     Example:
+        >>> import jax
         >>> import mdnjax as mdn
         >>> p = mdn.GaussianMixture.isotropic([[0.0]], [1.0])
         >>> q = mdn.GaussianMixture.isotropic([[2.0]], [1.0])
-        >>> print(mdn.mixtures.kl_divergence_approximation(p, q))
+        >>> print(jax.jit(mdn.mixtures.kl_divergence_approximation)(p, q))
         2.0
 
     References:
