@@ -63,20 +63,26 @@ def test_the_layout_is_rows_of_components():
 def test_raw_is_the_inverse_of_mixture(kind):
     head = mdn.GaussianHead(num_components=4, dim=3, covariance=kind)
     raw = np.random.default_rng(0).normal(size=(2, 5, head.num_outputs)).astype(np.float32)
-    mix = jax.jit(head.mixture)(raw)
+    meaning = jax.jit(head.mixture)
+    mix = meaning(raw)
     assert mix.batch_shape == (2, 5)
-    back = head.raw(mix)
+    back = jax.jit(head.raw)(mix)
     assert back.shape == raw.shape
     np.testing.assert_array_equal(back[..., 4:], raw[..., 4:])
     np.testing.assert_allclose(back[..., :4], mix.log_weights, rtol=1e-6)
-    for a, b in zip(jax.tree.leaves(head.mixture(back)), jax.tree.leaves(mix), strict=True):
+    for a, b in zip(jax.tree.leaves(meaning(back)), jax.tree.leaves(mix), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
     # A density of the user's own, through a head.
     covariance = np.broadcast_to(np.diag([1.0, 4.0, 9.0]) + 0.5, (4, 3, 3))
     scale = {"isotropic": np.ones(4), "diagonal": np.ones((4, 3)), "full": covariance}[kind]
-    own = getattr(mdn.GaussianMixture, kind)(np.eye(4, 3), scale, weights=[1, 2, 3, 4])
-    y = np.ones(3, np.float32)
-    np.testing.assert_allclose(nll(head, head.raw(own), y), -mdn.log_prob(own, y), rtol=1e-6)
+
+    @jax.jit
+    def both(loc, scale, weights, y):
+        own = getattr(mdn.GaussianMixture, kind)(loc, scale, weights=weights)
+        return head.nll(head.raw(own), y), -mdn.log_prob(own, y)
+
+    own = np.eye(4, 3), scale, np.array([1, 2, 3, 4])
+    np.testing.assert_allclose(*both(*own, np.ones(3, np.float32)), rtol=1e-6)
 
 
 def test_heads_are_constants():
