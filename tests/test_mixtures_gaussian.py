@@ -328,11 +328,14 @@ def test_graves_bias_keeps_correlations(x64):
 def test_one_temperature_for_each_mixture(kind, x64):
     mix, taus = make(kind, (3, 4)), np.linspace(0.2, 2, 12).reshape(3, 4)
     mix = jax.tree.map(np.asarray, mix)
-    for f in (temper, bias):
-        together, row, column = (
-            jax.tree.map(np.asarray, f(mix, by))
-            for by in (taus, taus[0], taus[:, :1])  # a row broadcasts over the first axis
-        )
+
+    @jax.jit
+    def each(mix, taus):
+        # A row broadcasts over the first axis.
+        return [[f(mix, by) for by in (taus, taus[0], taus[:, :1])] for f in (mdn.temper, mdn.bias)]
+
+    for f, batches in zip((temper, bias), each(mix, taus), strict=True):
+        together, row, column = (jax.tree.map(np.asarray, batch) for batch in batches)
         for i, j in np.ndindex(3, 4):
             one = jax.tree.map(lambda x, at=(i, j): x[at], mix)
             for got, value in ((together, taus[i, j]), (row, taus[0, j]), (column, taus[i, 0])):
