@@ -168,11 +168,11 @@ def test_cut_or_changed_files_are_refused_or_read_with_the_same_lines(tmp_path, 
         ("kanji_stroke3/short_kanji.npz", {"train": 10000, "valid": 600, "test": 500}),
     ],
 )
+@pytest.mark.usefixtures("without_jaxtyping")  # as users read: tens of thousands of drawings
 def test_real_files_are_read_as_numpy_reads_them(data_dir, name, sizes):
     began = time.process_time()
     corpus = read(data_dir / name)
-    # Half a second; tenfold here, where annotations are checked at every call.
-    assert time.process_time() - began < 20.0
+    assert time.process_time() - began < 10.0  # half a second, were nothing else going on
     with np.load(data_dir / name, allow_pickle=True, encoding="latin1") as archive:
         parts = {part: list(archive[part]) for part in sizes}
     assert {part: len(drawings) for part, drawings in parts.items()} == sizes
