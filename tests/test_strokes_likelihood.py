@@ -42,10 +42,15 @@ def _raws(weights, inputs):
     return np.tanh(np.cumsum(inputs, axis=0) / 5) @ w + b
 
 
+@jax.jit
+def _parts(raw):
+    mix = HEAD["offset"].mixture(raw)
+    return mix.weights, mix.loc, mix.component_covariances
+
+
 def _mixtures(raws):
     """(weights, loc, covariances) and the pen-up's probability of every row."""
-    mix = HEAD["offset"].mixture(jnp.asarray(raws[:, :-1], jnp.float32))
-    parts = (mix.weights, mix.loc, mix.component_covariances)
+    parts = _parts(np.float32(raws[:, :-1]))
     parts = zip(*(np.asarray(part, np.float64) for part in parts), strict=True)
     return zip(parts, 1 / (1 + np.exp(-raws[:, -1])), strict=True)
 
@@ -173,21 +178,25 @@ def test_needles_buy_raw_nats_but_neither_of_the_others():
     np.testing.assert_allclose(sharp.smoothed_nats_per_point, want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [(0.01, 0.02), (0.5, 0.003), (3.0, 2.0)])
-def test_convolution_adds_covariances(scale):
+def test_convolution_adds_covariances():
+    scales = [(0.01, 0.02), (0.5, 0.003), (3.0, 2.0)]
+
+    @jax.jit
+    def convolved(loc, covariance):
+        mix = mdn.GaussianMixture.full(loc, covariance)
+        wide = [st.convolve(mix, scale) for scale in scales]
+        covariances = [w.component_covariances for w in wide]
+        return mix.component_covariances, covariances, [w.log_scale for w in wide]
+
     rng = np.random.default_rng(0)
     a = rng.normal(size=(5, 4, 2, 2)) * np.array([1.0, 0.01])[:, None]
     covariance = a @ a.swapaxes(-1, -2) + 1e-6 * np.eye(2)
-    mix = mdn.GaussianMixture.full(
-        jnp.asarray(rng.normal(size=(5, 4, 2)), jnp.float32), jnp.asarray(covariance, jnp.float32)
-    )
-    before = np.asarray(mix.component_covariances, np.float64)
-    wide = st.convolve(mix, scale)
-    np.testing.assert_allclose(
-        wide.component_covariances, before + np.diag(np.square(scale)), rtol=2e-4, atol=1e-9
-    )
-    det = np.linalg.det(before + np.diag(np.square(scale)))
-    np.testing.assert_allclose(np.exp(2 * wide.log_scale.sum(-1)), det, rtol=1e-3)
+    before, *wide = convolved(np.float32(rng.normal(size=(5, 4, 2))), np.float32(covariance))
+    for scale, got, log_scale in zip(scales, *wide, strict=True):
+        want = np.float64(before) + np.diag(np.square(scale))
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=1e-9)
+        volume = np.exp(2 * np.asarray(log_scale).sum(-1))
+        np.testing.assert_allclose(volume, np.linalg.det(want), rtol=1e-3)
 
 
 def test_another_head_is_refused():
