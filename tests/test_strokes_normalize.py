@@ -79,17 +79,21 @@ def test_a_mixture_in_device_units_is_the_same_density(x64):
     normalizer = st.Normalizer(mean=(8.0, -1.0), std=(40.0, 3.0), unit="device")
     rng = np.random.default_rng(3)
     head = st.stroke_head(4)["offset"]
-    mix = head.mixture(rng.normal(size=(5, head.num_outputs)))
-    offsets = rng.normal(size=(5, 2))
-    device = normalizer.invert_mixture(mix)
-    got = mdn.log_prob(device, offsets * [40.0, 3.0] + [8.0, -1.0])
-    want = mdn.log_prob(mix, offsets) - normalizer.log_device_area
-    np.testing.assert_allclose(got, want, rtol=1e-12)
-    np.testing.assert_allclose(
-        device.component_covariances,
-        np.asarray(mix.component_covariances) * np.outer([40.0, 3.0], [40.0, 3.0]),
-        rtol=1e-10,
-    )
+
+    @jax.jit
+    def before_and_after(raw, offsets, device_offsets):
+        mix = head.mixture(raw)
+        device = normalizer.invert_mixture(mix)
+        return [
+            (mdn.log_prob(m, y), m.component_covariances)
+            for m, y in ((mix, offsets), (device, device_offsets))
+        ]
+
+    raw, offsets = rng.normal(size=(5, head.num_outputs)), rng.normal(size=(5, 2))
+    before, after = before_and_after(raw, offsets, offsets * [40.0, 3.0] + [8.0, -1.0])
+    np.testing.assert_allclose(after[0], before[0] - normalizer.log_device_area, rtol=1e-12)
+    want = np.asarray(before[1]) * np.outer([40.0, 3.0], [40.0, 3.0])
+    np.testing.assert_allclose(after[1], want, rtol=1e-10)
 
 
 def test_only_stroke_mixtures_go_back_to_device_units():
