@@ -198,10 +198,13 @@ def _batch(corpus, length=48, rows=None):
     return st.gather_lines(corpus, np.arange(len(corpus)), length, rows=rows)
 
 
-@pytest.mark.parametrize("num_points", [50, 64, 101])
+_resample_count = jax.jit(st.resample_count, static_argnums=1)
+
+
+@pytest.mark.parametrize("num_points", [50, 101])
 def test_count_gives_every_stroke_its_ends_and_even_steps(num_points):
     corpus = _corpus(6)
-    new = jax.jit(st.resample_count, static_argnums=1)(_batch(corpus, rows=9), num_points)
+    new = _resample_count(_batch(corpus, rows=9), num_points)
     assert new.offsets.shape == (9, num_points, 2)
     assert not new.mask[7:].any()
     there = np.asarray(new.mask)
@@ -232,9 +235,9 @@ def test_count_gives_every_stroke_its_ends_and_even_steps(num_points):
 def test_count_of_a_line_with_too_many_ends_is_empty():
     pen_up = np.array([0.0, 1, 0, 1, 0, 1], np.float32)
     line = st.to_offsets(np.arange(12.0, dtype=np.float32).reshape(6, 2), pen_up)
-    assert st.resample_count(line, 6).mask.all()
-    np.testing.assert_allclose(st.resample_count(line, 6).offsets, line.offsets, atol=1e-5)
-    short = st.resample_count(line, 5)
+    whole, short = (jax.tree.map(np.asarray, _resample_count(line, size)) for size in (6, 5))
+    assert whole.mask.all()
+    np.testing.assert_allclose(whole.offsets, line.offsets, atol=1e-5)
     assert not short.mask.any()
     assert not short.offsets.any()
     empty = st.Strokes(np.zeros((3, 0, 2), np.float32), np.zeros((3, 0)), np.zeros((3, 0), bool))
@@ -255,7 +258,7 @@ def test_count_under_vmap_and_with_finite_derivatives():
         lines = resample(dataclasses.replace(batch, offsets=offsets))
         return (lines.offsets**2).sum()
 
-    assert jnp.isfinite(jax.grad(size)(batch.offsets)).all()
+    assert np.isfinite(jax.jit(jax.grad(size))(batch.offsets)).all()
 
 
 @settings(max_examples=60, deadline=None)
