@@ -90,7 +90,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_nothing_like_a_run(tmp_path, 
         with pytest.raises(training.SaveError, match=r"last/00000000 could not .* \(ENOSPC\)"):
             quick(out=tmp_path)
     assert not any((tmp_path / kind).exists() for kind in ("last", "best"))
-    assert quick(out=tmp_path).stopped == "budget"
+    assert quick(out=tmp_path, validations=1).stopped == "budget"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount")
@@ -144,18 +144,18 @@ def test_a_run_of_which_only_the_start_stands_is_begun_anew(tmp_path):
     with pytest.raises(RuntimeError, match="first batch"):
         quick(out=tmp_path, batches=failing)
     assert training.find_checkpoint(tmp_path).name == "00000000"
-    result = quick(out=tmp_path, steps=7)
+    result = quick(out=tmp_path, steps=7, validations=1)
     assert result.checkpoint == tmp_path / "last" / "00000007"
 
 
 def test_what_a_killed_process_left_is_swept_away(tmp_path):
-    quick(out=tmp_path)
+    quick(out=tmp_path, steps=3, validations=1)
     names = [".warm-up-x", "last/.00000099.unfinished-1", "best/.00000098.removed-1"]
     for name in names:
         (tmp_path / name / "model").mkdir(parents=True)
     (tmp_path / ".metrics.jsonl.00ff.part").write_text("half")
     (tmp_path / ".somebody-elses").write_text("whole")
-    quick(out=tmp_path, resume=True)
+    quick(out=tmp_path, steps=3, resume=True)
     assert [p.name for p in tmp_path.rglob(".*")] == [".somebody-elses"]
 
 
