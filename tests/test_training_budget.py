@@ -40,14 +40,14 @@ def test_minutes_become_a_budget_that_the_checkpoint_keeps(tmp_path, monkeypatch
     clock = Clock(monkeypatch)
 
     def seconds(n):
-        return 10.0 if n == 0 and clock.now < 1001 else 0.25
+        return 10.0 if n == 0 and clock.now < 1001 else 0.5
 
-    # The process started 30 s ago; step 0 compiles for 10 s, the others take a quarter.
+    # The process started 30 s ago; step 0 compiles for 10 s, the others take half a second.
     result = clock.fit(seconds, minutes=2.0, started=970.0, reserve=10.0, out=tmp_path)
-    # Until 1080; warm-up: 10 s, 8 steps of 0.25 s, two validations of 2 s.
-    left = 0.95 * (80 - 10 - 8 * 0.25 - 2 * 2) - 2 * 2
+    # Until 1080; warm-up: 10 s, 8 steps of 0.5 s, two validations of 2 s.
+    left = 0.95 * (80 - 10 - 8 * 0.5 - 2 * 2) - 2 * 2
     budget = int(result.last.budget)
-    assert budget == int(left / 0.25)
+    assert budget == int(left / 0.5)
     assert (result.stopped, int(result.last.step)) == ("budget", budget)
     assert 1075 < clock.now <= 1080
     saved, _ = training.restore_checkpoint(tmp_path / "last", result.last)
@@ -124,7 +124,7 @@ def test_validations_that_take_too_long_are_fewer_and_a_resumed_run_has_as_many(
         def seconds(n):
             if n == kill_at and (folder / "last").exists():
                 raise RuntimeError("killed")
-            return 0.25
+            return 0.5
 
         return clock.fit(seconds, minutes=1.0, validations=20, out=folder, **options)
 
@@ -138,7 +138,7 @@ def test_validations_that_take_too_long_are_fewer_and_a_resumed_run_has_as_many(
     assert len(validated) == 6
     assert whole.stopped == "budget"
     with pytest.raises(RuntimeError, match="killed"):
-        run(tmp_path / "other", kill_at=100)
+        run(tmp_path / "other", kill_at=50)
     resumed = run(tmp_path / "other", resume=True)
     check_equal_runs((whole, tmp_path / "whole"), resumed, tmp_path / "other")
 
