@@ -55,7 +55,7 @@ def convolutional(params: Mapping[str, Any], small: tuple[int, int, int]) -> VAE
         for name in sorted(layers, key=int):
             kernel = np.asarray(layers[name]["kernel"])
             if kind is nn.ConvTranspose2d:
-                kernel, channels = kernel[::-1, ::-1].transpose(2, 3, 0, 1), kernel.shape[2:]
+                kernel, channels = kernel.transpose(3, 2, 0, 1), kernel.shape[:1:-1]
             else:
                 kernel, channels = kernel.transpose(3, 2, 0, 1), kernel.shape[2:]
             layer = kind(channels[0], channels[1], 4, stride=2, padding=1)

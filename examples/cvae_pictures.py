@@ -16,10 +16,10 @@ GUESSES = 7  # completions of each
 
 def draw(seed: int, digits: Any, classes: Any, halves: Any, pictures: Any) -> Any:
     """The page: classes, completions, attributes, layers."""
-    figure = style.new_figure(7.5, 9.6)
+    figure = style.new_figure(7.5, 8.4)
     with plotting.house_style():
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, hspace=0.04)
-        rows = figure.add_gridspec(3, 2, height_ratios=[3.3, 3.5, 2.4])
+        rows = figure.add_gridspec(3, 2, height_ratios=[3.4, 2.1, 2.6])
 
         ax = plotting.plot_images(
             of_classes(seed, digits, classes), ax=figure.add_subplot(rows[0, 0])

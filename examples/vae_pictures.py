@@ -26,48 +26,45 @@ def draw(seed: int, images: Any, learned: Any, flat: Any | None) -> dict[str, An
         )
 
     codes = np.asarray(learned.method("encode")(images.test).loc)
-    height = 11.0 if flat is not None else 7.2
-    figure = style.new_figure(7.5, height)
+    figure = style.new_figure(7.5, 11.4 if flat is not None else 7.6)
     with plotting.house_style():
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, hspace=0.03)
-        rows = figure.add_gridspec(3 if flat is not None else 2, 2, height_ratios=None)
+        rows = figure.add_gridspec(3 if flat is not None else 2, 2)
 
-        chosen = few_of_each(images.test_labels, SHOWN)
-        pairs = np.stack([images.test_grey[chosen].reshape(-1, *images.size), seen(codes[chosen])])
-        ax = plotting.plot_images(
-            pairs.reshape(2, SHOWN, *images.size), ax=figure.add_subplot(rows[0, 0])
-        )
-        ax.set_title("Test images, and what comes back")
+        def sheet(row: int, column: int, pictures: np.ndarray, title: str, gap: int = 1) -> Any:
+            ax = figure.add_subplot(rows[row, column])
+            plotting.plot_images(pictures, ax=ax, gap=gap).set_title(title)
+            return ax
 
-        z = jax.random.normal(jax.random.key(seed), (5, SHOWN, codes.shape[1]))
-        ax = plotting.plot_images(seen(z), ax=figure.add_subplot(rows[0, 1]))
-        ax.set_title("Codes from the prior, decoded")
+        chosen = few_of_each(images.test_labels, SHOWN * SHOWN // 2)
+        originals = images.test_grey[chosen].reshape(-1, SHOWN, *images.size)
+        again = seen(codes[chosen]).reshape(originals.shape)
+        both = np.stack([originals, again], axis=1).reshape(SHOWN, SHOWN, *images.size)
+        sheet(0, 0, both, "Test images, and below each what comes back")
 
-        starts, ends = codes[chosen[:5]], codes[chosen[5:10]]
+        z = jax.random.normal(jax.random.key(seed), (SHOWN, SHOWN, codes.shape[1]))
+        sheet(0, 1, seen(z), "Codes from the prior, decoded")
+
+        starts, ends = codes[chosen[:SHOWN]], codes[chosen[SHOWN + 1 : 2 * SHOWN + 1]]
         share = np.linspace(0, 1, SHOWN)[None, :, None]
-        ax = plotting.plot_images(
-            seen((1 - share) * starts[:, None] + share * ends[:, None]),
-            ax=figure.add_subplot(rows[1, 0]),
-        )
-        ax.set_title("From one image's code to another's")
+        between = (1 - share) * starts[:, None] + share * ends[:, None]
+        sheet(1, 0, seen(between), "From one image's code to another's")
 
+        # The coordinates that say most about an image, each over the prior's range.
         spread = np.argsort(-codes.var(axis=0))[:SHOWN]
-        base = np.repeat(codes[chosen[3]][None, None], len(spread), 0).repeat(SHOWN, 1)
+        along = np.broadcast_to(codes[chosen[3]], (len(spread), SHOWN, codes.shape[1])).copy()
         for row, coordinate in enumerate(spread):
-            base[row, :, coordinate] = np.linspace(-REACH, REACH, SHOWN)
-        ax = plotting.plot_images(seen(base), ax=figure.add_subplot(rows[1, 1]))
+            along[row, :, coordinate] = np.linspace(-REACH, REACH, SHOWN)
+        ax = sheet(1, 1, seen(along), f"One coordinate at a time, from {-REACH:g} to {REACH:g}")
         for row, coordinate in enumerate(spread):
-            middle = (row + 0.5) * (images.size[0] + 1)
+            middle = row * (images.size[0] + 1) + images.size[0] / 2
             ax.text(-1, middle, f"z{coordinate + 1}", ha="right", va="center", fontsize=7)
-        ax.set_title(f"Each coordinate from {-REACH:g} to {REACH:g}")
 
         if flat is not None:
             quantiles = [statistics.NormalDist().inv_cdf((n + 0.5) / ON_MAP) for n in range(ON_MAP)]
             z = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1)
-            ax = plotting.plot_images(
-                seen(z, flat.method("decode")), ax=figure.add_subplot(rows[2, 0]), gap=0
-            )
-            ax.set_title("A plane of codes, by the prior's quantiles")
+            plane = seen(z, flat.method("decode"))
+            sheet(2, 0, plane, "A plane of codes, by the prior's quantiles")
             places = np.asarray(flat.method("encode")(images.test).loc)
             few = slice(0, 1000)
             ax = plotting.plot_codes(
@@ -78,6 +75,6 @@ def draw(seed: int, images: Any, learned: Any, flat: Any | None) -> dict[str, An
 
 
 def few_of_each(labels: np.ndarray, number: int) -> np.ndarray:
-    """The first image of each class in turn."""
-    classes = np.unique(labels)
-    return np.array([np.flatnonzero(labels == classes[n % len(classes)])[0] for n in range(number)])
+    """The first images of all classes in turn, `[number]`."""
+    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.array([places[n % len(places)][n // len(places)] for n in range(number)])

@@ -32,11 +32,10 @@ def convolve(x, kernel, bias):
 def spread(x, kernel, bias):
     """The transpose of that: every pixel adds its 4 x 4 patch, at twice its place less one."""
     height, width, _ = x.shape
-    out = np.zeros((2 * height + 2, 2 * width + 2, kernel.shape[-1]))
+    out = np.zeros((2 * height + 2, 2 * width + 2, kernel.shape[2]))
     for i in range(height):
         for j in range(width):
-            patch = np.einsum("c,abco->abo", x[i, j], kernel[::-1, ::-1])
-            out[2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += patch
+            out[2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += np.tensordot(kernel, x[i, j], 1)
     return out[1:-1, 1:-1] + bias
 
 
@@ -86,6 +85,25 @@ def test_a_decoder_against_sums():
     np.testing.assert_allclose(parts[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_fused_backward_pass_is_autodiffs():
+    fused, plain = (
+        nets.ConvDecoder(3, 5, (4, 2), (7, 6, 2), backward=kind, rngs=nnx.Rngs(0))
+        for kind in ("fused", "plain")
+    )
+    z, weights = (RNG.normal(size=shape).astype(np.float32) for shape in ((2, 3), (2, 7, 6, 2)))
+
+    def slopes(decoder):
+        net = nets.functional(decoder)
+
+        def total(params, z):
+            return jnp.sum(weights * jnp.tanh(net.apply(params, {}, z)[0]))
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(net.params, z)
+
+    for a, b in zip(*(jax.tree.leaves(slopes(d)) for d in (fused, plain)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_levels_go_from_minus_one_to_one():
     options = {"shape": (4, 4), "channels": (2,), "hidden": 3, "output": 2}
     plain = nets.ConvEncoder(**options, rngs=nnx.Rngs(0))
@@ -105,5 +123,42 @@ def test_errors(without_jaxtyping):
         nets.ConvEncoder((4, 4), (2,), 5, 2, rngs=rngs)(jnp.zeros((2, 5, 4)))
     with pytest.raises(ValueError, match=r"ConvDecoder: shape must be \(H, W, P\), got \(28, 28\)"):
         nets.ConvDecoder(2, 5, (4,), (28, 28), rngs=rngs)
+    with pytest.raises(ValueError, match=r"ConvDecoder: backward must be 'fused' or 'plain'"):
+        nets.ConvDecoder(2, 5, (4,), (8, 8, 1), backward="scan", rngs=rngs)
     with pytest.raises(ValueError, match=r"ConvDecoder: channels must be at least one, got \(\)"):
         nets.ConvDecoder(2, 5, (), (28, 28, 1), rngs=rngs)
+
+
+def test_a_layered_decoder_mixes_its_layers_by_the_gate():
+    rngs = nnx.Rngs(0)
+    decoder = nets.LayeredDecoder(
+        nets.MLP(2 + 1, (), (3, 2, 4), rngs=rngs),
+        nets.MLP(3 + 1, (), (3, 2, 3), rngs=rngs),
+        foreground_dim=2,
+    )
+    decoder.log_scale[...] = jnp.float32(-1.5)
+    z, y = (RNG.normal(size=(4, n)).astype(np.float32) for n in (5, 1))
+
+    def logits(part, codes):
+        kernel, bias = values(part.output)
+        return (np.concatenate([codes, y], axis=-1) @ kernel + bias).reshape(4, *part.output_shape)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    front = sigmoid(logits(decoder.foreground, z[:, :2]))
+    behind = sigmoid(logits(decoder.background, z[:, 2:]))
+    expected = front[..., 3:] * front[..., :3] + (1 - front[..., 3:]) * behind
+    raw = call(decoder, z, y)
+    assert raw.shape == (4, 3, 2, 3, 2)
+    np.testing.assert_allclose(raw[..., 0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(raw[..., 1], np.float32(-1.5))
+
+
+def test_layers_that_do_not_fit(without_jaxtyping):
+    rngs = nnx.Rngs(0)
+    parts = [nets.MLP(2, (), (3, 2, 3), rngs=rngs) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"LayeredDecoder: foreground and background must be"):
+        nets.LayeredDecoder(*parts, foreground_dim=2)(jnp.zeros((1, 4)))
+    with pytest.raises(ValueError, match="LayeredDecoder: foreground_dim must be at least 1"):
+        nets.LayeredDecoder(*parts, foreground_dim=0)

@@ -1,6 +1,6 @@
-"""Makes the figures of docs/inverse_problems.md, by running the examples as a user runs them.
+"""Makes the figures of docs/inverse_problems.md and docs/autoencoders.md, by running the examples.
 
-python docs/inverse_figures.py
+python docs/example_figures.py [EXAMPLE ...]
 
 The pictures go to docs/images; each is below 200 kB.
 """
@@ -15,14 +15,18 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PICTURES = {
     "inverse_sine.py": ("inverse_sine.png",),
     "robot_arm.py": ("robot_arm.png", "robot_arm_errors.png", "robot_arm.gif"),
+    "vae.py": ("vae.png",),
+    "cvae.py": ("cvae.png",),
 }
 
 
 def main() -> None:
-    """Makes all figures."""
+    """Makes all figures, or those of the examples named."""
+    chosen = sys.argv[1:] or list(PICTURES)
     images = ROOT / "docs" / "images"
     images.mkdir(exist_ok=True)
-    for example, names in PICTURES.items():
+    for example in chosen:
+        names = PICTURES[example]
         with tempfile.TemporaryDirectory() as out:
             command = [sys.executable, str(ROOT / "examples" / example), "--out", out]
             subprocess.run(command, check=True)
