@@ -42,7 +42,8 @@ from mdnjax import datasets, nets, plotting, training, variational
 
 TEST_SEED = 10_000  # of the test images' pixels and of rendered test pictures, added to --seed
 SIDE = 24  # of a rendered picture
-FRONT, BEHIND = 4, 4  # latent coordinates of its layers
+FRONT, BEHIND = 2, 6  # latent coordinates of its layers
+TOLD = 13  # attributes of the foreground; the others are the background's
 NUMBERS = ("size", "right", "down")
 
 
@@ -99,8 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     option("--latent", 8, "latent coordinates D of the digits' networks", metavar="D")
     option("--hidden", 200, "units of each of two hidden layers, both ways")
     option("--steps", 5000, "training steps of each of the digits' networks")
-    option("--pictures", 10_000, "rendered pictures to learn from, and as many for the judge")
-    option("--picture-steps", 2500, "training steps on them")
+    option("--pictures", 20_000, "rendered pictures to learn from, and as many for the judge")
+    option("--picture-steps", 5000, "training steps on them")
     option("--batch", 100, "images a step")
     option("--importance", 1000, "samples of -log p(x | y), for each test image")
     option("--seed", 0, "of everything", kind=whole)
@@ -283,8 +284,8 @@ def learn_pictures(arguments: argparse.Namespace) -> Pictures:
     given = real.attributes.vector().shape[1]
     shape, channels, hidden = (SIDE, SIDE), (32, 16), 128
 
-    def layer(codes: int, outputs: int) -> nets.ConvDecoder:
-        return nets.ConvDecoder(codes + given, hidden, channels, (*shape, outputs), rngs=rngs)
+    def layer(width: int, outputs: int) -> nets.ConvDecoder:
+        return nets.ConvDecoder(width, hidden, channels, (*shape, outputs), rngs=rngs)
 
     network = nets.ConditionalVAE(
         nets.ConvEncoder(
@@ -295,7 +296,12 @@ def learn_pictures(arguments: argparse.Namespace) -> Pictures:
             given_features=given,
             rngs=rngs,
         ),
-        nets.LayeredDecoder(layer(FRONT, 4), layer(BEHIND, 3), foreground_dim=FRONT),
+        nets.LayeredDecoder(
+            layer(FRONT + TOLD, 4),
+            layer(BEHIND + given - TOLD, 3),
+            foreground_dim=FRONT,
+            foreground_given=TOLD,
+        ),
         variational.NormalHead(),
         latent_dim=FRONT + BEHIND,
         rngs=rngs,
@@ -334,7 +340,7 @@ def learn_to_judge(arguments: argparse.Namespace, real: datasets.ShapeImages) ->
     }
     head = mdn.ProductHead(
         **{n: variational.CategoricalHead(num_classes=len(of)) for n, of in names.items()},
-        **{name: variational.NormalHead() for name in NUMBERS},
+        **{name: variational.NormalHead(scale=0.1) for name in NUMBERS},
     )
     encoder = nets.ConvEncoder(
         (SIDE, SIDE, 3), (16, 32), 128, head.num_outputs, rngs=nnx.Rngs(arguments.seed)

@@ -81,14 +81,14 @@ def described(pictures: Any) -> tuple[np.ndarray, list[tuple[int, str]]]:
     ranges: dict[str, Any] = {
         "color": range(4),
         "background": range(4),
-        "size": (0.25, 0.375, 0.5),
-        "place": ((-0.35, 0.0), (0.0, 0.0), (0.35, 0.0)),
+        "size": (0.35, 0.5, 0.65),
+        "place": ((-0.3, 0.0), (0.0, 0.0), (0.3, 0.0)),
         "angle": np.arange(4) * np.pi / 8,
     }
     for name, values in ranges.items():
         groups.append((len(columns), name))
         columns += [{name: value} for value in values]
-    base = {"color": 2, "background": 1, "size": 0.4, "place": (0.0, 0.0), "angle": 0.3}
+    base = {"color": 2, "background": 1, "size": 0.55, "place": (0.0, 0.0), "angle": 0.3}
     cells = [{"shape": row, **base, **column} for row in range(4) for column in columns]
     asked = datasets.ShapeAttributes(
         **{name: np.array([cell[name] for cell in cells]) for name in cells[0]}

@@ -87,8 +87,9 @@ def test_everything_is_a_function_of_the_seeds():
     vector = one.vector()
     assert vector.shape == (50, 17)
     assert np.abs(vector).max() <= 1 + 1e-6
-    np.testing.assert_array_equal(vector[:, :4].argmax(-1), one.shape)
-    np.testing.assert_allclose(np.arctan2(*vector[:, 15:].T) % (2 * np.pi), one.angle, atol=1e-5)
+    for begin, classes in ((0, one.shape), (4, one.color), (13, one.background)):
+        np.testing.assert_array_equal(vector[:, begin : begin + 4].argmax(-1), classes)
+    np.testing.assert_allclose(np.arctan2(*vector[:, 11:13].T) % (2 * np.pi), one.angle, atol=1e-5)
 
 
 def test_attributes_are_even():

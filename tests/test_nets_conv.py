@@ -129,25 +129,28 @@ def test_errors(without_jaxtyping):
         nets.ConvDecoder(2, 5, (), (28, 28, 1), rngs=rngs)
 
 
-def test_a_layered_decoder_mixes_its_layers_by_the_gate():
+@pytest.mark.parametrize("told_apart", [False, True])
+def test_a_layered_decoder_mixes_its_layers_by_the_gate(told_apart):
     rngs = nnx.Rngs(0)
+    told = (2, 1) if told_apart else (3, 3)
     decoder = nets.LayeredDecoder(
-        nets.MLP(2 + 1, (), (3, 2, 4), rngs=rngs),
-        nets.MLP(3 + 1, (), (3, 2, 3), rngs=rngs),
+        nets.MLP(2 + told[0], (), (3, 2, 4), rngs=rngs),
+        nets.MLP(3 + told[1], (), (3, 2, 3), rngs=rngs),
         foreground_dim=2,
+        foreground_given=2 if told_apart else None,
     )
     decoder.log_scale[...] = jnp.float32(-1.5)
-    z, y = (RNG.normal(size=(4, n)).astype(np.float32) for n in (5, 1))
+    z, y = (RNG.normal(size=(4, n)).astype(np.float32) for n in (5, 3))
 
-    def logits(part, codes):
+    def logits(part, codes, y):
         kernel, bias = values(part.output)
         return (np.concatenate([codes, y], axis=-1) @ kernel + bias).reshape(4, *part.output_shape)
 
     def sigmoid(x):
         return 1 / (1 + np.exp(-x))
 
-    front = sigmoid(logits(decoder.foreground, z[:, :2]))
-    behind = sigmoid(logits(decoder.background, z[:, 2:]))
+    front = sigmoid(logits(decoder.foreground, z[:, :2], y[:, : told[0]]))
+    behind = sigmoid(logits(decoder.background, z[:, 2:], y[:, -told[1] :]))
     expected = front[..., 3:] * front[..., :3] + (1 - front[..., 3:]) * behind
     raw = call(decoder, z, y)
     assert raw.shape == (4, 3, 2, 3, 2)

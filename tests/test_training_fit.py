@@ -141,6 +141,17 @@ def test_a_best_that_is_later_than_the_last_is_made_anew(tmp_path, whole):
     same_trees(saved.average, result.params)
 
 
+def test_a_best_that_a_kill_left_behind_is_removed(tmp_path):
+    """As after a kill between the last checkpoint of a run and the removal of those before it."""
+    fit(out=tmp_path, steps=4)
+    for kind in ("best", "last"):
+        (stands,) = (tmp_path / kind).iterdir()
+        shutil.copytree(stands, tmp_path / kind / "00000001")
+        before = stands.name
+        fit(out=tmp_path, steps=4, resume=True)
+        assert [path.name for path in (tmp_path / kind).iterdir()] == [before]
+
+
 def test_ctrl_c_saves_and_resumes_in_the_middle_of_a_window(tmp_path, whole):
     def interrupting(n):
         if n == 19:

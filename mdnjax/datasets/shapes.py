@@ -11,6 +11,7 @@ SHAPES = ("disc", "square", "triangle", "cross")
 COLORS = ("red", "green", "blue", "yellow")
 BACKGROUNDS = ("dark", "light", "slope", "stripes")
 _RGB = np.array([[0.85, 0.2, 0.2], [0.2, 0.7, 0.3], [0.25, 0.4, 0.9], [0.95, 0.8, 0.2]])
+_SIZES, _REACH = (0.35, 0.65), 0.3
 _ANY, _ROWS = range(2)  # families of random streams
 
 
@@ -21,8 +22,8 @@ class ShapeAttributes(NamedTuple):
         shape: `[N]`, of `SHAPES`.
         color: `[N]`, of `COLORS`.
         background: `[N]`, of `BACKGROUNDS`.
-        size: `[N]`, radius, 0.25 to 0.5 in units of half the picture's side.
-        place: `[N, 2]`, of the centre, right and down, -0.4 to 0.4 in the same units.
+        size: `[N]`, radius, 0.35 to 0.65 in units of half the picture's side.
+        place: `[N, 2]`, of the centre, right and down, -0.3 to 0.3 in the same units.
         angle: `[N]`, clockwise, radians from 0 to 2 pi. It is seen modulo the shape's symmetry.
     """
 
@@ -34,22 +35,25 @@ class ShapeAttributes(NamedTuple):
     angle: Float[np.ndarray, " N"]
 
     def vector(self) -> Float[np.ndarray, "N 17"]:
-        """What a network is given: classes one-hot, size and place scaled to -1..1, the angle."""
-        classes = [
-            np.eye(len(names), dtype=np.float32)[of]
-            for names, of in zip(
-                (SHAPES, COLORS, BACKGROUNDS),
-                (self.shape, self.color, self.background),
-                strict=True,
-            )
-        ]
-        numbers = [
-            (self.size[:, None] - 0.375) / 0.125,
-            self.place / 0.4,
+        """What a network is given: of the shape 13 numbers, of the background 4.
+
+        Classes one-hot, size and place scaled to -1 to 1, sine and cosine of the angle.
+        """
+
+        def one_hot(of: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+            return np.eye(len(names), dtype=np.float32)[of]
+
+        least, most = _SIZES
+        columns = [
+            one_hot(self.shape, SHAPES),
+            one_hot(self.color, COLORS),
+            (2 * self.size[:, None] - least - most) / (most - least),
+            self.place / _REACH,
             np.sin(self.angle)[:, None],
             np.cos(self.angle)[:, None],
+            one_hot(self.background, BACKGROUNDS),
         ]
-        return np.concatenate([*classes, *numbers], axis=-1).astype(np.float32)
+        return np.concatenate(columns, axis=-1).astype(np.float32)
 
 
 class ShapeImages(NamedTuple):
@@ -83,8 +87,8 @@ def random_attributes(num: int, *, seed: int = 0) -> ShapeAttributes:
         shape=rng.integers(0, len(SHAPES), num),
         color=rng.integers(0, len(COLORS), num),
         background=rng.integers(0, len(BACKGROUNDS), num),
-        size=rng.uniform(0.25, 0.5, num).astype(np.float32),
-        place=rng.uniform(-0.4, 0.4, (num, 2)).astype(np.float32),
+        size=rng.uniform(*_SIZES, num).astype(np.float32),
+        place=rng.uniform(-_REACH, _REACH, (num, 2)).astype(np.float32),
         angle=rng.uniform(0, 2 * np.pi, num).astype(np.float32),
     )
 

@@ -36,6 +36,8 @@ class LayeredDecoder(nnx.Module):
             `[..., H, W, C + 1]`: colours, and the gate; logits.
         background: From the others (and what is given) to `[..., H, W, C]`; logits.
         foreground_dim: Of z, how many.
+        foreground_given: Of what is given, how many features the foreground is told; the
+            background is told the others. None tells both everything.
 
     Raises:
         ValueError: `foreground_dim` is less than 1; when called: the layers do not fit.
@@ -59,13 +61,19 @@ class LayeredDecoder(nnx.Module):
     """
 
     def __init__(
-        self, foreground: nnx.Module, background: nnx.Module, *, foreground_dim: int
+        self,
+        foreground: nnx.Module,
+        background: nnx.Module,
+        *,
+        foreground_dim: int,
+        foreground_given: int | None = None,
     ) -> None:
         valid = foreground_dim >= 1
         require(valid, "LayeredDecoder", "foreground_dim", foreground_dim, "at least 1")
         self.foreground: nnx.Module = foreground
         self.background: nnx.Module = background
         self.foreground_dim = foreground_dim
+        self.foreground_given = foreground_given
         self.log_scale: nnx.Param[Array] = nnx.Param(jnp.full((), -2.0))
 
     def layers(self, z: Float[ArrayLike, "*batch D"], *given: Shaped[ArrayLike, "..."]) -> Layers:
@@ -73,14 +81,20 @@ class LayeredDecoder(nnx.Module):
 
         Args:
             z: `[..., D]`.
-            *given: `[..., F]`, for both layers.
+            *given: `[..., F]`.
 
         Returns:
             The layers.
         """
         z = as_float(z)
-        front = self.foreground(z[..., : self.foreground_dim], *given)
-        behind = self.background(z[..., self.foreground_dim :], *given)
+        to_front = to_back = [as_float(y) for y in given]
+        if self.foreground_given is not None:
+            to_front, to_back = (
+                [y[..., part] for y in to_front]
+                for part in (slice(self.foreground_given), slice(self.foreground_given, None))
+            )
+        front = self.foreground(z[..., : self.foreground_dim], *to_front)
+        behind = self.background(z[..., self.foreground_dim :], *to_back)
         require(
             front.shape[:-1] == behind.shape[:-1] and front.shape[-1] == behind.shape[-1] + 1,
             "LayeredDecoder",
@@ -98,7 +112,7 @@ class LayeredDecoder(nnx.Module):
 
         Args:
             z: `[..., D]`.
-            *given: `[..., F]`, for both layers.
+            *given: `[..., F]`.
 
         Returns:
             `[..., H, W, C, 2]`: means, and the log-scale.

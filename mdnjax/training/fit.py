@@ -18,12 +18,11 @@ from mdnjax._checks import require, require_extra
 from mdnjax._types import Array
 from mdnjax.training._differences import check_same
 from mdnjax.training._folder import (
-    KINDS,
     check_folder,
     clear,
+    keep_only,
     list_checkpoints,
     newest_checkpoint,
-    remove_checkpoint,
     sweep,
 )
 from mdnjax.training._metrics import Progress
@@ -290,10 +289,9 @@ def _resumed(
             f"{path}: its best validation was at step {done.best_step}, expected that checkpoint "
             f"in {folder / 'best'}; it is not there."
         )
-    for kind in KINDS:
-        for later in list_checkpoints(folder / kind):
-            if int(later.name) > done.step:
-                remove_checkpoint(later)
+    # What the run did later, and what it was killed before it could remove.
+    keep_only(folder / "last", done.step)
+    keep_only(folder / "best", done.best_step)
     return train, done
 
 
