@@ -36,6 +36,13 @@ def test_activations_start_at_unit_scale():
     assert 0.9 < float(out.std()) < 1.1
 
 
+def test_inputs_in_parts_and_outputs_in_a_shape_are_the_same_numbers():
+    whole, shaped = (nets.MLP(5, (4,), out, rngs=nnx.Rngs(0)) for out in (6, (3, 2)))
+    x = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    expected = np.asarray(whole(x)).reshape(7, 3, 2)
+    np.testing.assert_array_equal(shaped(x[:, :2], x[:, 2:]), expected)
+
+
 def test_takes_a_module_as_output():
     head = mdn.GaussianHead(num_components=2, dim=1)
     output = nets.MixtureDense(4, head, rngs=nnx.Rngs(1))

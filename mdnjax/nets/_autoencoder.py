@@ -54,7 +54,7 @@ class Autoencoder(nnx.Module):
         self.prior = prior
         self.head = head
         self.latent_dim = latent_dim
-        self.noise = rngs.noise.fork()
+        self.noise: nnx.RngStream = rngs.noise.fork()
 
     def _encode(self, x: Array, given: tuple[Array, ...]) -> Normal:
         name = type(self).__name__

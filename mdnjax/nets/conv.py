@@ -57,7 +57,7 @@ class ConvEncoder(nnx.Module):
         height, width, depth = _image("ConvEncoder", shape)
         sizes = (*channels, hidden, output)
         require(min(sizes) >= 1, "ConvEncoder", "channels, hidden, output", sizes, "all >= 1")
-        self.shape = tuple(shape)
+        self.shape: tuple[int, ...] = tuple(shape)
         self.num_levels = num_levels
         self.activation = activation
         depths = (depth, *channels)
@@ -66,9 +66,9 @@ class ConvEncoder(nnx.Module):
             for below, above in itertools.pairwise(depths)
         )
         small = _halved(height, len(channels)) * _halved(width, len(channels)) * depths[-1]
-        self.in_features = small + given_features
-        self.dense = nnx.Linear(self.in_features, hidden, rngs=rngs)
-        self.output = nnx.Linear(hidden, output, rngs=rngs)
+        self.in_features: int = small + given_features
+        self.dense: nnx.Linear = nnx.Linear(self.in_features, hidden, rngs=rngs)
+        self.output: nnx.Linear = nnx.Linear(hidden, output, rngs=rngs)
 
     def __call__(self, x: Shaped[ArrayLike, "..."], *given: Shaped[ArrayLike, "*batch _"]) -> Array:
         """The outputs.
@@ -145,10 +145,14 @@ class ConvDecoder(nnx.Module):
         known = backward in ("fused", "plain")
         require(known, "ConvDecoder", "backward", repr(backward), "'fused' or 'plain'")
         self.in_features = in_features
-        self.shape = tuple(shape)
+        self.shape: tuple[int, ...] = tuple(shape)
         self.activation = activation
         times = len(channels)
-        self.small = (_halved(height, times), _halved(width, times), channels[0])
+        self.small: tuple[int, int, int] = (
+            _halved(height, times),
+            _halved(width, times),
+            channels[0],
+        )
         self.dense: nnx.List[nnx.Linear] = nnx.List(
             [
                 nnx.Linear(in_features, hidden, rngs=rngs),
