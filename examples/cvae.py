@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
     pictures = learn_pictures(arguments)
     print_fidelity(pictures.scores)
     figure = draw(arguments.seed, digits, classes, halves, pictures)
-    plotting.save(figure, arguments.out / "cvae.png", dpi=130.0)
+    plotting.save(figure, arguments.out / "cvae.png", dpi=120.0)
     learned = {"classes": classes, "halves": halves.learned, "pictures": pictures.learned}
     write_metrics(
         arguments,

@@ -12,8 +12,8 @@ from jaxtyping import Float, Shaped
 
 from mdnjax._checks import require
 from mdnjax._types import Array, ArrayLike
+from mdnjax.nets._convolution import doubled, doubled_fused, halved, halved_fused
 from mdnjax.nets._layers import beside
-from mdnjax.nets._transposed import doubled, doubled_fused
 
 
 class ConvEncoder(nnx.Module):
@@ -28,10 +28,12 @@ class ConvEncoder(nnx.Module):
         num_levels: L where pixels are levels 0 to L - 1: they are taken to -1 to 1; None takes them
             as they are.
         activation: Of all layers but the last.
+        backward: "fused" or "plain", as of `ConvDecoder`.
         rngs: Source of the initial weights.
 
     Raises:
-        ValueError: A size is less than 1, or the shape is neither (H, W) nor (H, W, C).
+        ValueError: A size is less than 1, the shape is neither (H, W) nor (H, W, C), or `backward`
+            is neither.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,17 +54,19 @@ class ConvEncoder(nnx.Module):
         given_features: int = 0,
         num_levels: int | None = None,
         activation: Callable[[Array], Array] = jax.nn.relu,
+        backward: Literal["fused", "plain"] = "fused",
         rngs: nnx.Rngs,
     ) -> None:
         height, width, depth = _image("ConvEncoder", shape)
         sizes = (*channels, hidden, output)
         require(min(sizes) >= 1, "ConvEncoder", "channels, hidden, output", sizes, "all >= 1")
+        _check_backward("ConvEncoder", backward)
         self.shape: tuple[int, ...] = tuple(shape)
         self.num_levels = num_levels
         self.activation = activation
         depths = (depth, *channels)
-        self.convolutions: nnx.List[nnx.Conv] = nnx.List(
-            nnx.Conv(below, above, (4, 4), strides=2, padding="SAME", rngs=rngs)
+        self.convolutions: nnx.List[_Convolution] = nnx.List(
+            _Convolution(below, above, transposed=False, backward=backward, rngs=rngs)
             for below, above in itertools.pairwise(depths)
         )
         small = _halved(height, len(channels)) * _halved(width, len(channels)) * depths[-1]
@@ -142,8 +146,7 @@ class ConvDecoder(nnx.Module):
         sizes = (in_features, hidden, *channels, *shape)
         require(min(sizes) >= 1, "ConvDecoder", "its sizes", sizes, "all >= 1")
         require(len(channels) >= 1, "ConvDecoder", "channels", tuple(channels), "at least one")
-        known = backward in ("fused", "plain")
-        require(known, "ConvDecoder", "backward", repr(backward), "'fused' or 'plain'")
+        _check_backward("ConvDecoder", backward)
         self.in_features = in_features
         self.shape: tuple[int, ...] = tuple(shape)
         self.activation = activation
@@ -160,8 +163,8 @@ class ConvDecoder(nnx.Module):
             ]
         )
         depths = (*channels, depth)
-        self.convolutions: nnx.List[_Transposed] = nnx.List(
-            _Transposed(below, above, fused=backward == "fused", rngs=rngs)
+        self.convolutions: nnx.List[_Convolution] = nnx.List(
+            _Convolution(below, above, transposed=True, backward=backward, rngs=rngs)
             for below, above in itertools.pairwise(depths)
         )
 
@@ -189,20 +192,36 @@ class ConvDecoder(nnx.Module):
         return h.reshape(*batch, *self.shape)
 
 
-class _Transposed(nnx.Module):
-    """A 4 x 4 transposed convolution of stride 2, with a bias."""
+class _Convolution(nnx.Module):
+    """A 4 x 4 convolution of stride 2 or its transpose, with a bias."""
 
-    def __init__(self, below: int, above: int, *, fused: bool, rngs: nnx.Rngs) -> None:
-        # Of a pixel 2 x 2 of the 4 x 4 meet in one place: variance 1 / (4 I) keeps its scale.
-        kernel = jax.random.normal(rngs.params(), (4, 4, above, below))
-        self.kernel: nnx.Param[Array] = nnx.Param(kernel / (2 * math.sqrt(below)))
+    def __init__(
+        self, below: int, above: int, *, transposed: bool, backward: str, rngs: nnx.Rngs
+    ) -> None:
+        # Of the transpose's patches four meet in one place. Variance 1 / fan-in keeps the scale.
+        channels, fan_in = (
+            ((above, below), 4 * below) if transposed else ((below, above), 16 * below)
+        )
+        kernel = jax.random.normal(rngs.params(), (4, 4, *channels))
+        self.kernel: nnx.Param[Array] = nnx.Param(kernel / math.sqrt(fan_in))
         self.bias: nnx.Param[Array] = nnx.Param(jnp.zeros(above))
-        self.fused = fused
+        self.transposed = transposed
+        self.fused = backward == "fused"
 
     def __call__(self, x: Array) -> Array:
-        """From `[B, h, w, I]` to `[B, 2h, 2w, O]`."""
-        image = (doubled_fused if self.fused else doubled)(x, self.kernel[...])
+        """From `[B, H, W, I]` to half or twice the sides, and `O` channels."""
+        if self.transposed:
+            function = doubled_fused if self.fused else doubled
+        else:
+            is_even = x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0
+            function = halved_fused if self.fused and is_even else halved
+        image = function(x, self.kernel[...])
         return image + jnp.broadcast_to(self.bias[...], image.shape)
+
+
+def _check_backward(function: str, backward: str) -> None:
+    known = backward in ("fused", "plain")
+    require(known, function, "backward", repr(backward), "'fused' or 'plain'")
 
 
 def _image(function: str, shape: Sequence[int]) -> tuple[int, int, int]:
