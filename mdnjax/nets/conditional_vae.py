@@ -106,6 +106,8 @@ class ConditionalVAE(Autoencoder):
     ) -> Float[Array, "*batch"]:
         """`variational.dreg_bound`: the bound of k samples, with a better gradient for the encoder.
 
+        The decoder is called twice, and must not be random itself: no dropout.
+
         Args:
             x: `[..., *pixels]`.
             y: `[..., F]`.

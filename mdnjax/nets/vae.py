@@ -121,6 +121,8 @@ class VAE(Autoencoder):
     def dreg_bound(self, x: Shaped[ArrayLike, "..."], num_samples: int) -> Float[Array, "*batch"]:
         """`variational.dreg_bound`: the bound of k samples, with a better gradient for the encoder.
 
+        The decoder is called twice, and must not be random itself: no dropout.
+
         Args:
             x: `[..., *pixels]`.
             num_samples: k.

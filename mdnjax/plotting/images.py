@@ -40,8 +40,8 @@ def plot_images(
         >>> import numpy as np
         >>> from mdnjax import plotting
         >>> ax = plotting.plot_images(np.zeros((2, 5, 8, 8)))
-        >>> ax.get_xlim(), ax.get_ylim()
-        ((0.0, 44.0), (17.0, 0.0))
+        >>> [float(edge) for edge in ax.get_xlim() + ax.get_ylim()]
+        [0.0, 44.0, 17.0, 0.0]
     """
     shape = np.shape(images)
     fits = len(shape) == 4 or (len(shape) == 5 and shape[-1] == 3)
