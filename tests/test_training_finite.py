@@ -5,21 +5,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdnjax.training._finite import examine
+from mdnjax import training
+from mdnjax.training._finite import Before, BoundedTransformation, examine
 
 RNG = np.random.default_rng(0)
 GRADIENT = {"bias": RNG.normal(size=5), "kernel": RNG.normal(size=(4, 5)), "none": np.zeros((0, 3))}
 STATE = {"count": np.int32(3), "mean": np.float32([1.0, 2.0]), "half": jnp.ones((2, 3), "bfloat16")}
 LARGEST = float(np.finfo(np.float32).max)
-EXAMINE = jax.jit(examine)
+
+
+@jax.jit
+def examine_all(value, gradient, params, state):
+    return examine(value, gradient, lambda: params, state)
+
+
+@jax.jit
+def examine_bounded(value, gradient, params, state, before, largest):
+    return examine(value, gradient, lambda: params, state, before=Before(before, largest))
+
+
+def float32(tree):
+    return {name: np.float32(leaf) for name, leaf in tree.items()}
 
 
 def examined(value=1.0, scale=1.0, gradient=None, params=None, state=None):
-    def float32(tree):
-        return {name: np.float32(leaf) for name, leaf in tree.items()}
-
     gradient = float32({k: v * scale for k, v in (gradient or GRADIENT).items()})
-    return gradient, EXAMINE(
+    return gradient, examine_all(
         np.float32(value), gradient, float32(params or GRADIENT), state or STATE
     )
 
@@ -67,3 +78,56 @@ def test_the_largest_numbers_are_finite():
     _, found = examined(gradient={k: v / 8 for k, v in full.items()}, params=full)
     assert found.finite.all()
     np.testing.assert_allclose(found.grad_norm, LARGEST / 8 * 5, rtol=1e-6)
+
+
+def test_a_bounded_update_is_looked_at_where_the_bound_says_nothing():
+    broken = {**GRADIENT, "bias": np.full(5, np.inf)}  # an update that breaks its promise
+
+    def flags(before, largest):
+        found = examine_bounded(
+            np.float32(1), float32(GRADIENT), float32(broken), STATE, float32(before), largest
+        )
+        return set(np.flatnonzero(~found.finite))
+
+    on_cpu = jax.default_backend() == "cpu"
+    assert flags(GRADIENT, np.float32(10)) == (set() if on_cpu else {4})
+    for largest in [np.nan, np.inf, 1e31]:
+        assert flags(GRADIENT, np.float32(largest)) == {4}, largest
+    assert flags(broken, np.float32(10)) == {4}
+    largest = {name: np.full(np.shape(leaf), LARGEST) for name, leaf in GRADIENT.items()}
+    assert np.isfinite(np.float32(LARGEST) + np.float32(5e30))
+    assert flags(largest, np.float32(10)) == (set() if on_cpu else {4})
+    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float16"), GRADIENT)
+    found = examine_bounded(1.0, float32(GRADIENT), half, STATE, half, 1e-3)
+    assert found.finite.all()
+
+
+@pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.999), (0.0, 0.9), (0.9, 0.82), (0.99, 0.9999)])
+def test_no_gradients_drive_adam_beyond_its_bound(b1, b2):
+    optimizer = training.adam(clip=None, b1=b1, b2=b2)
+    assert isinstance(optimizer, BoundedTransformation)
+    # Those of Cauchy and Schwarz's equality, and ones from 1e-30 to 1e18.
+    n = np.arange(300)
+    worst = (b2 / b1) ** n if b1 > 0 else np.ones(300)
+    rng = np.random.default_rng(0)
+    wild = 10.0 ** rng.uniform(-30, 18, size=(300, 20)) * rng.choice([-1, 1], size=(300, 20))
+    gradients = np.float32(np.column_stack([worst, wild]))
+
+    @jax.jit
+    def run(gradients):
+        def step(state, gradient):
+            update, state = optimizer.update(gradient, state)
+            return state, jnp.max(jnp.abs(update))
+
+        return jax.lax.scan(step, optimizer.init(gradients[0]), gradients)[1]
+
+    sizes = np.asarray(run(gradients))
+    assert sizes.max() <= optimizer.largest
+    attained = (1 - b1) / np.sqrt((1 - b2) * (1 - b1**2 / b2))
+    assert sizes.max() >= 0.5 * attained * np.sqrt(1 - b2**300)
+
+
+def test_an_adam_without_a_bound_does_not_claim_one():
+    for options in [{"weight_decay": 0.1}, {"b1": 0.9, "b2": 0.8}, {"eps": 0.0}]:
+        optimizer = training.adam(**options)
+        assert not isinstance(optimizer, BoundedTransformation), options

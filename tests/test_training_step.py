@@ -196,6 +196,27 @@ def test_an_update_that_overflows_is_caught():
     np.testing.assert_allclose(state.params["layer"]["weight"], PARAMS["layer"]["weight"])
 
 
+@pytest.mark.parametrize("rate", [np.nan, np.inf, 3e38])
+def test_a_rate_that_overflows_is_caught_behind_a_bounded_update(rate):
+    optimizer = training.adam(clip=None)
+    step = training.make_step(linear_loss, optimizer, schedule=lambda step, budget: rate)
+    state, metrics = step(start(optimizer), make_batch(), jax.random.key(0))
+    # Adam's first update is 1 in size, so that 3e38 times that is still finite.
+    assert bool(metrics.applied) == (rate == 3e38)
+    if not metrics.applied:
+        np.testing.assert_allclose(state.params["layer"]["weight"], PARAMS["layer"]["weight"])
+
+
+def test_a_parameter_that_is_not_finite_is_caught_though_no_loss_uses_it():
+    optimizer = training.adam()
+    step = training.make_step(linear_loss, optimizer)
+    params = {**PARAMS, "unused": jnp.array([1.0, np.nan])}
+    state = training.init_state(params, {"count": 0.0}, optimizer, budget=1)
+    state, metrics = step(state, make_batch(), jax.random.key(0))
+    names = np.array(training.checked_names(state))
+    assert names[~np.asarray(metrics.finite)].tolist() == ["update of params/unused"]
+
+
 def test_a_step_of_another_number_does_nothing():
     optimizer = optax.sgd(0.1)
     step = training.make_step(linear_loss, optimizer)

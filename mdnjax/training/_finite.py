@@ -1,10 +1,11 @@
 """Whether the numbers of a step are finite, and how large its gradient is."""
 
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from mdnjax._sums import sum_last
@@ -23,15 +24,85 @@ class Examined(NamedTuple):
     grad_norm: Array
 
 
-def examine(value: Array, gradient: Any, params: Any, state: Any) -> Examined:
+class BoundedTransformation(optax.GradientTransformation):
+    """An optimiser no number of whose updates exceeds `largest`, in float32.
+
+    That must hold for every sequence of gradients whose squares can be summed. Finite parameters
+    stay finite then, which is known without a look at the update.
+    """
+
+    largest: float
+
+
+def bounded(optimizer: optax.GradientTransformation, largest: float) -> BoundedTransformation:
+    """Says of an optimiser how large its updates become at most."""
+    named = BoundedTransformation(*optimizer)
+    named.largest = largest
+    return named
+
+
+class Before(NamedTuple):
+    """What an update of bounded size begins with.
+
+    Attributes:
+        params: The parameters.
+        largest: `[]`, what no number of the update exceeds.
+    """
+
+    params: Any
+    largest: Array
+
+
+def examine(
+    value: Array,
+    gradient: Any,
+    updated: Callable[[], Any],
+    state: Any,
+    *,
+    before: Before | None = None,
+) -> Examined:
     """Examines a loss, its gradient, the updated parameters and the network's new state.
 
     On CPU one sum over each leaf says for all its numbers at once that they are finite, and only
     where a sum does not is each looked at: a comparison for each number took half as long as the
     gradient itself in a small network. Accelerators reduce fast, and would wait for the branch.
+
+    Args:
+        value: `[]`, the loss.
+        gradient: Its gradient.
+        updated: Computes the updated parameters.
+        state: The network's new state.
+        before: Given where the update is bounded: saves CPUs from computing it only to look at it.
     """
-    arguments = (value, gradient, params, state)
-    return lax.platform_dependent(*arguments, cpu=_by_sums, default=_one_by_one)
+
+    def one_by_one() -> Examined:
+        return _one_by_one(value, gradient, updated(), state)
+
+    def by_sums() -> Examined:
+        of_squares = sum(_total(jnp.square(_widened(leaf))) for leaf in jax.tree.leaves(gradient))
+        # Above the least, squares that vanished are none of its digits.
+        is_plain = jnp.isfinite(of_squares) & (of_squares > 1e-20)
+        if before is None:
+            others = (updated(), state)
+        else:
+            others = (before.params, state)
+            is_plain &= before.largest < _lost(before.params)
+        # In a unit so small that the sum of a billion of the largest numbers is still finite.
+        of_others = (_total(_widened(leaf), unit=2.0**-30) for leaf in jax.tree.leaves(others))
+        is_plain &= jnp.isfinite(value + sum(of_others))
+        num_leaves = 1 + 2 * len(jax.tree.leaves(gradient)) + len(jax.tree.leaves(state))
+        plain = Examined(jnp.ones(num_leaves, bool), jnp.sqrt(of_squares))
+        return lax.cond(is_plain, lambda: plain, one_by_one)
+
+    return lax.platform_dependent(cpu=by_sums, default=one_by_one)
+
+
+def _lost(params: Any) -> float:
+    """What is lost when added to the largest number of any leaf, and so leaves it finite."""
+    limits = [jnp.finfo(leaf.dtype) for leaf in jax.tree.leaves(params)]
+    # With less range than float32's an update is not known to be bounded.
+    has_range = all(limit.smallest_normal < 1e-37 for limit in limits)
+    return min(float(limit.max * limit.eps) / 8 for limit in limits) if has_range else 0.0
 
 
 def _one_by_one(value: Array, gradient: Any, params: Any, state: Any) -> Examined:
@@ -43,21 +114,6 @@ def _one_by_one(value: Array, gradient: Any, params: Any, state: Any) -> Examine
     scale = jnp.where(largest > 0, largest, 1)
     norm = scale * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / scale)) for leaf in slopes))
     return Examined(finite, norm)
-
-
-def _by_sums(value: Array, gradient: Any, params: Any, state: Any) -> Examined:
-    of_squares = sum(_total(jnp.square(_widened(leaf))) for leaf in jax.tree.leaves(gradient))
-    # In a unit so small that the sum of a billion of the largest numbers is still finite.
-    others = jax.tree.leaves((params, state))
-    of_others = sum(_total(_widened(leaf), unit=2.0**-30) for leaf in others)
-    # Above the least, squares that vanished are none of its digits.
-    is_plain = jnp.isfinite(value + of_squares + of_others) & (of_squares > 1e-20)
-    num_leaves = len(jax.tree.leaves((value, gradient, params, state)))
-    return lax.cond(
-        is_plain,
-        lambda: Examined(jnp.ones(num_leaves, bool), jnp.sqrt(of_squares)),
-        functools.partial(_one_by_one, value, gradient, params, state),
-    )
 
 
 def _widened(leaf: Array) -> Array:

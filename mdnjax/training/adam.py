@@ -1,5 +1,6 @@
 """Adam at learning rate 1: the rate itself comes from the `Schedule` of the step."""
 
+import math
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mdnjax._checks import require
+from mdnjax.training._finite import bounded
 
 
 def adam(
@@ -43,9 +45,15 @@ def adam(
     def matrices(params: Any) -> Any:
         return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
-    return optax.chain(
+    optimizer = optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, matrices) if weight_decay else optax.identity(),
         optax.scale(-1.0),
     )
+    # By Cauchy and Schwarz the mean of the gradients, with weights b1^k, is at most so many times
+    # the root of the mean of their squares, with weights b2^k. Squares that vanish leave gradients
+    # of less than 1e-17 over eps.
+    if weight_decay == 0 and 0 <= b1**2 < b2 < 1 and eps > 1e-20:
+        return bounded(optimizer, 1 / math.sqrt((1 - b2) * (1 - b1**2 / b2)) + 1e-17 / eps)
+    return optimizer

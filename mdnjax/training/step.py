@@ -11,7 +11,7 @@ import optax
 
 from mdnjax._checks import require
 from mdnjax._types import Array, Key
-from mdnjax.training._finite import examine
+from mdnjax.training._finite import Before, BoundedTransformation, examine
 from mdnjax.training.sharding import PaddedBatch
 from mdnjax.training.state import TrainState
 
@@ -238,8 +238,12 @@ def make_step(
                 average=_averaged(state, params, average),
             )
 
-        new = advanced()
-        finite, grad_norm = examine(value, gradient, new.params, network_state)
+        before = None
+        if isinstance(optimizer, BoundedTransformation):
+            before = Before(state.params, jnp.abs(rate) * optimizer.largest)
+        finite, grad_norm = examine(
+            value, gradient, lambda: advanced().params, network_state, before=before
+        )
         applied = jnp.all(finite)
         if index is not None:
             applied &= state.step == index
@@ -254,12 +258,11 @@ def make_step(
         # On CPU the state is advanced where it lies, once it is known that it may be; to compute
         # the update a second time is cheaper there than to write it twice. An accelerator would
         # wait for the branch.
-        state = jax.lax.platform_dependent(
-            applied,
-            cpu=lambda applied: jax.lax.cond(applied, advanced, lambda: state),
-            default=lambda applied: jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, state),
+        new = jax.lax.platform_dependent(
+            cpu=lambda: jax.lax.cond(applied, advanced, lambda: state),
+            default=lambda: jax.tree.map(lambda a, b: jnp.where(applied, a, b), advanced(), state),
         )
-        return state, metrics
+        return new, metrics
 
     return jax.jit(step, donate_argnums=0)
 
