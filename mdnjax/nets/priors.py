@@ -30,7 +30,7 @@ def as_normal(function: str, argument: str, raw: Array) -> Normal:
     """The Gaussian of a network's outputs: centres, then log-scales."""
     width = raw.shape[-1]
     require(width % 2 == 0, function, argument, f"one with {width}", "an even number of outputs")
-    return Normal(raw[..., : width // 2], raw[..., width // 2 :])
+    return Normal(*jnp.split(raw, 2, axis=-1))
 
 
 @runtime_checkable
