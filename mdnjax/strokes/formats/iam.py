@@ -255,57 +255,72 @@ def _read_words(folder: pathlib.Path, form: _Form) -> list[str]:
 def _read_strokes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One line's positions `[T, 2]`, pen-up flags `[T]`, and times `[T]`, NaN where there is none.
 
-    Every element between the root and a point is checked for what it stands in, and no other text
-    is let pass between them. A stroke without points leaves no trace.
+    A stroke without points leaves no trace.
     """
-    inside: list[str | None] = [None]
-    coordinates: list[float] = []
-    times: list[float] = []
-    sizes: list[int] = []
+    line = _LineParser(path)
+    line.parse(_shared.content(path, _SIZE_LIMIT))
+    xy = np.array(line.coordinates).reshape(-1, 2)
+    return xy, _shared.pen_up([size for size in line.sizes if size]), np.array(line.times)
 
-    def fail(reason: str) -> NoReturn:
-        stroke = f" (stroke {len(sizes)}, point {sizes[-1] + 1})" if sizes else ""
-        raise StrokeFormatError(path, parser.place + stroke, reason)
 
-    def number(attributes: dict[str, str], name: str, limit: float) -> float:
+class _LineParser:
+    """The points of one line's file, as expat reports its elements.
+
+    Every element between the root and a point is checked for what it stands in, and no other text
+    is let pass between them.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.coordinates: list[float] = []
+        self.times: list[float] = []
+        self.sizes: list[int] = []  # of the strokes, in points
+        self._inside: list[str | None] = [None]
+        self._xml = _xml.Parser(path, self._start, self._end, self._text)
+
+    def parse(self, content: bytes) -> None:
+        """The whole document."""
+        self._xml.feed(content)
+        if not self.coordinates:
+            self._xml.fail("no points: expected at least one Stroke")
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        parent = self._inside[-1]
+        if name != _ONLY_CHILD.get(parent, name):
+            self._fail(f"<{name}> in {parent or 'the file'}, expected {_ONLY_CHILD[parent]}")
+        self._inside.append(name)
+        if name == "Stroke":
+            self.sizes.append(0)
+        elif parent == "Stroke":
+            self.coordinates.append(self._number(attributes, "x", _shared.COORDINATE_LIMIT))
+            self.coordinates.append(self._number(attributes, "y", _shared.COORDINATE_LIMIT))
+            timed = "time" in attributes
+            self.times.append(self._number(attributes, "time", _TIME_LIMIT) if timed else np.nan)
+            self.sizes[-1] += 1
+
+    def _end(self, _name: str) -> None:
+        self._inside.pop()
+
+    def _text(self, data: str) -> None:
+        within = self._inside[-1]
+        if not data.isspace() and within in _ONLY_CHILD:
+            self._fail(f"text in {within}: {data.strip()[:40]!r}, expected {_ONLY_CHILD[within]}")
+
+    def _number(self, attributes: dict[str, str], name: str, limit: float) -> float:
         text = attributes.get(name)
         if text is None:
-            fail(f"the point has no {name}; it has {', '.join(attributes) or 'nothing'}")
+            self._fail(f"the point has no {name}; it has {', '.join(attributes) or 'nothing'}")
         if _NUMBER(text) is None:
-            fail(f"{name} is {text[:40]!r}, expected a decimal number")
+            self._fail(f"{name} is {text[:40]!r}, expected a decimal number")
         value = float(text)
         if not -limit < value < limit:
-            fail(f"{name} is {text[:40]}, expected less than {limit:.0f} in size")
+            self._fail(f"{name} is {text[:40]}, expected less than {limit:.0f} in size")
         return value
 
-    def start(name: str, attributes: dict[str, str]) -> None:
-        parent = inside[-1]
-        if name != _ONLY_CHILD.get(parent, name):
-            fail(f"<{name}> in {parent or 'the file'}, expected {_ONLY_CHILD[parent]}")
-        inside.append(name)
-        if name == "Stroke":
-            sizes.append(0)
-        elif parent == "Stroke":
-            coordinates.append(number(attributes, "x", _shared.COORDINATE_LIMIT))
-            coordinates.append(number(attributes, "y", _shared.COORDINATE_LIMIT))
-            timed = "time" in attributes
-            times.append(number(attributes, "time", _TIME_LIMIT) if timed else np.nan)
-            sizes[-1] += 1
-
-    def end(_: str) -> None:
-        inside.pop()
-
-    def text(data: str) -> None:
-        if not data.isspace() and inside[-1] in _ONLY_CHILD:
-            within = inside[-1]
-            fail(f"text in {within}: {data.strip()[:40]!r}, expected {_ONLY_CHILD[within]}")
-
-    parser = _xml.Parser(path, start, end, text)
-    parser.feed(_shared.content(path, _SIZE_LIMIT))
-    if not coordinates:
-        parser.fail("no points: expected at least one Stroke")
-    xy = np.array(coordinates).reshape(-1, 2)
-    return xy, _shared.pen_up([size for size in sizes if size]), np.array(times)
+    def _fail(self, reason: str) -> NoReturn:
+        """Names the stroke and the point, once there are any."""
+        sizes = self.sizes
+        stroke = f" (stroke {len(sizes)}, point {sizes[-1] + 1})" if sizes else ""
+        raise StrokeFormatError(self._xml.path, self._xml.place + stroke, reason)
 
 
 def _gathered_times(lines: list[_Line], broken: _shared.Broken) -> np.ndarray | None:
