@@ -12,7 +12,7 @@ from mdnjax import strokes as st
 KEY = jax.random.key(3)
 
 
-def _corpus(num_lines=6, length=40, seed=0):
+def _corpus(num_lines=6, length=16, seed=0):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, length, num_lines)
     lengths[0] = length
@@ -33,11 +33,8 @@ def _batch(corpus, rows=8):
     return st.gather_lines(corpus, np.arange(len(corpus)), length, rows=rows)
 
 
-def _augment(lines, **options):
-    """On the host as it is, on a device compiled."""
+def _compiled(lines, **options):
     augment = functools.partial(st.augment, KEY, **options)
-    if isinstance(lines, st.Corpus):
-        return augment(lines)
     return jax.tree.map(np.asarray, jax.jit(augment)(lines))
 
 
@@ -55,35 +52,54 @@ def _pairs(old, new):
     return [(p[m], q[m]) for p, q, m in zip(a, b, old.mask, strict=True) if m.sum() > 2]
 
 
-@pytest.fixture(params=["host", "device"])
-def lines(request):
+OPTIONS = {
+    "scale": {"scale": 0.3},
+    "stretch": {"stretch": 0.3},
+    "shear": {"shear": 0.3},
+    "rotation": {"rotation": 0.3},
+    "together": {"scale": 0.2, "stretch": 0.1, "shear": 0.5, "rotation": 0.4},
+    "drop": {"drop": 0.3},
+}
+
+
+@pytest.fixture(scope="module", params=["host", "device"])
+def augmented(request):
+    """400 lines, and what each of the `OPTIONS` makes of them: on a device one program."""
+
+    def augment(lines):
+        return {name: st.augment(KEY, lines, **options) for name, options in OPTIONS.items()}
+
     corpus = _corpus(400, 12)
-    return corpus if request.param == "host" else _batch(corpus, rows=401)
+    if request.param == "host":
+        return corpus, augment(corpus)
+    batch = _batch(corpus, rows=401)
+    return batch, jax.tree.map(np.asarray, jax.jit(augment)(batch))
 
 
 @pytest.mark.parametrize(
-    ("options", "entries"),
+    ("option", "entries"),
     [
-        ({"scale": 0.3}, lambda a: [a[0, 0] - 1, a[1, 1] - a[0, 0], a[0, 1], a[1, 0]]),
-        ({"stretch": 0.3}, lambda a: [a[0, 0] - 1, a[1, 1] - 1, a[0, 1], a[1, 0]]),
-        ({"shear": 0.3}, lambda a: [a[0, 1], a[0, 0] - 1, a[1, 1] - 1, a[1, 0]]),
+        ("scale", lambda a: [a[0, 0] - 1, a[1, 1] - a[0, 0], a[0, 1], a[1, 0]]),
+        ("stretch", lambda a: [a[0, 0] - 1, a[1, 1] - 1, a[0, 1], a[1, 0]]),
+        ("shear", lambda a: [a[0, 1], a[0, 0] - 1, a[1, 1] - 1, a[1, 0]]),
         (
-            {"rotation": 0.3},
+            "rotation",
             lambda a: [np.arctan2(a[1, 0], a[0, 0]), *(a.T @ a - np.eye(2))[[0, 1, 0], [0, 1, 1]]],
         ),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_each_range_is_its_own(lines, options, entries):
+def test_each_range_is_its_own(augmented, option, entries):
     """One number varies evenly in its range, all others of the matrix stay where they were."""
+    lines, new = augmented
     matrices = []
-    for old, new in _pairs(lines, _augment(lines, **options)):
+    for old, moved in _pairs(lines, new[option]):
         if np.linalg.matrix_rank(old) == 2:
-            matrix, error = _fit(old.astype(np.float64), new)
+            matrix, error = _fit(old.astype(np.float64), moved)
             assert error < 2e-3
             matrices.append(entries(matrix))
     free, *fixed = np.array(matrices).T
-    if "stretch" in options:
+    if option == "stretch":
         other, *fixed = fixed
         assert abs(np.corrcoef(free, other)[0, 1]) < 0.25
         assert other.std() > 0.15
@@ -96,9 +112,9 @@ def test_each_range_is_its_own(lines, options, entries):
     assert abs(free.std() - 0.3 / np.sqrt(3)) < 0.02
 
 
-def test_all_together_are_rotation_times_shear_times_scales(lines):
+def test_all_together_are_rotation_times_shear_times_scales(augmented):
     """A = R(theta) [[1, k], [0, 1]] diag: its QR decomposition finds the parts in their ranges."""
-    new = _augment(lines, scale=0.2, stretch=0.1, shear=0.5, rotation=0.4)
+    lines, new = augmented[0], augmented[1]["together"]
     if isinstance(lines, st.Corpus):
         np.testing.assert_array_equal(new.times, lines.times)
     found = []
@@ -119,8 +135,8 @@ def test_all_together_are_rotation_times_shear_times_scales(lines):
     assert corners[2, 3] > 0.5  # a common scale
 
 
-def test_drop_takes_inner_points_only_and_moves_no_other(lines):
-    new = _augment(lines, drop=0.3)
+def test_drop_takes_inner_points_only_and_moves_no_other(augmented):
+    lines, new = augmented[0], augmented[1]["drop"]
     if isinstance(lines, st.Corpus):
         flags = [(lines[i].pen_up, new[i].pen_up) for i in range(len(lines))]
         pairs = _pairs(lines, new)
@@ -164,7 +180,7 @@ def test_a_certain_drop_leaves_the_ends_and_an_impossible_one_all():
     simple = st.simplify(corpus, 1e9)  # keeps ends alone, too
     np.testing.assert_allclose(first_last.strokes.offsets, simple.strokes.offsets, rtol=1e-6)
     batch = _batch(corpus)
-    device = _augment(batch, drop=1.0)
+    device = _compiled(batch, drop=1.0)
     expected = st.gather_lines(simple, np.arange(6), batch.mask.shape[1], rows=8)
     np.testing.assert_array_equal(device.mask, expected.mask)
     np.testing.assert_allclose(device.offsets, expected.offsets, atol=1e-3)
@@ -174,29 +190,26 @@ def test_a_certain_drop_leaves_the_ends_and_an_impossible_one_all():
 
 
 def test_under_jit_and_vmap_and_a_function_of_the_key():
-    batch = _batch(_corpus())
+    batch, corpus = _batch(_corpus()), _corpus()
     options = {"scale": 0.2, "shear": 0.2, "rotation": 0.2, "drop": 0.2}
-    augment = jax.jit(lambda key, lines: st.augment(key, lines, **options))
-    # Lines of NumPy as they come, and traced.
-    once = jax.jit(lambda key: st.augment(key, batch, **options))(KEY)
-    jitted = augment(KEY, batch)
-    np.testing.assert_allclose(once.offsets, jitted.offsets, atol=1e-4)
-    np.testing.assert_array_equal(once.mask, jitted.mask)
-    other = augment(jax.random.key(4), batch)
-    assert not np.array_equal(once.mask, other.mask)
+    augment = functools.partial(st.augment, **options)
+    mapped = jax.jit(jax.vmap(augment))
     keys = jax.random.split(KEY, 8)
-    rows = jax.jit(jax.vmap(augment))(keys, batch)
-    one = augment(keys[2], jax.tree.map(lambda a: np.asarray(a[2]), batch))
+    rows = mapped(keys, batch)
+    other = mapped(keys[::-1], batch)
+    assert not np.array_equal(rows.mask, other.mask)
+    # Lines of NumPy as they come, and (above) traced.
+    line = jax.tree.map(lambda a: a[2], batch)
+    one = jax.jit(lambda key: augment(key, line))(keys[2])
     np.testing.assert_allclose(rows.offsets[2], one.offsets, atol=1e-4)
     np.testing.assert_array_equal(rows.mask[2], one.mask)
-    corpus = _corpus()
-    first, again = (st.augment(KEY, corpus, **options) for _ in range(2))
+    first, again = (augment(KEY, corpus) for _ in range(2))
     np.testing.assert_array_equal(first.strokes.offsets, again.strokes.offsets)
 
 
 def test_the_loss_of_precision_is_that_of_one_product():
     batch = _batch(_corpus())
-    moved = _augment(batch, rotation=3.0, stretch=0.5)
+    moved = _compiled(batch, rotation=3.0, stretch=0.5)
     assert moved.offsets.dtype == jnp.float32
     assert not np.asarray(moved.offsets)[~batch.mask].any()
     assert not np.asarray(moved.offsets[:, 0]).any()
@@ -205,7 +218,7 @@ def test_the_loss_of_precision_is_that_of_one_product():
 def test_a_tape_has_one_map_for_each_line():
     corpus = _corpus(60, 9)
     batch = st.Streams(corpus, 4, 30, seed=0)(1)
-    new = _augment(batch.strokes, starts=batch.starts, scale=0.3, rotation=0.5)
+    new = _compiled(batch.strokes, starts=batch.starts, scale=0.3, rotation=0.5)
     np.testing.assert_array_equal(new.pen_up, batch.strokes.pen_up)
     np.testing.assert_array_equal(new.mask, batch.strokes.mask)
     seen = []
