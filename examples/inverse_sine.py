@@ -151,24 +151,31 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"mixture density, {arguments.steps:,} steps on {arguments.points:,} points{times}")
     density = learn(arguments, points, units, output=head, restarts=arguments.restarts)
 
+    @jax.jit
+    def average(x: Any) -> jax.Array:
+        """What least squares says: the estimated mean of t given x, `[N, 1]`."""
+        params = jax.tree.map(lambda leaf: leaf[0], square.params)
+        return units.t.invert(square.predict(params, x))
+
     # The least-squares network as a density: its own normal, as wide as its training error.
-    residual = points.targets - average(square, units, points.inputs)
-    spread = float(jnp.sqrt(jnp.mean(residual**2)))
+    residual = points.targets - np.asarray(average(points.inputs))
+    spread = float(np.sqrt(np.mean(residual**2)))
 
     def normal(x: Any) -> mdn.GaussianMixture:
-        centre = average(square, units, x)
+        centre = average(x)
         return mdn.GaussianMixture.isotropic(
             centre[..., None, :], jnp.full((*centre.shape[:-1], 1), spread)
         )
 
-    def mixture(x: Any, restart: int = 0) -> mdn.GaussianMixture:
+    @jax.jit
+    def mixture(x: Any, restart: int | jax.Array = 0) -> mdn.GaussianMixture:
         params = jax.tree.map(lambda leaf: leaf[restart], density.params)
         return units.t.invert_mixture(head.mixture(density.predict(params, x)))
 
     scores = {"least squares": judge(normal, test), "mixture density": judge(mixture, test)}
     print_scores(scores)
     restarts = compare(mixture, density, test) if arguments.restarts > 1 else None
-    figure = draw(arguments, points, test, functools.partial(average, square, units), mixture)
+    figure = draw(arguments, points, test, average, mixture)
     for ending in ("png", "svg"):
         plotting.save(figure, arguments.out / f"inverse_sine.{ending}", dpi=130.0)
     learned = {"least squares": square, "mixture": density}
@@ -234,12 +241,6 @@ def learn(
         sys.exit(128 + result.signal)
     predict = jax.jit(lambda p, inputs: apply(p, {}, units.x.apply(inputs))[0])
     return Learned(result.params, predict, time.monotonic() - began, int(result.last.step))
-
-
-def average(learned: Learned, units: Units, x: Any) -> jax.Array:
-    """What least squares says: the estimated mean of t given x, `[N, 1]`."""
-    params = jax.tree.map(lambda leaf: leaf[0], learned.params)
-    return units.t.invert(learned.predict(params, x))
 
 
 def judge(density: Callable[[Any], mdn.GaussianMixture], test: datasets.Pairs) -> Scores:
@@ -344,11 +345,11 @@ def draw(
         ax.set(title="One answer: the modes, and a quick guess", **window)
 
         ax = axes[5]
-        drawn = mdn.sample(jax.random.key(arguments.seed), mixture(few.inputs))
+        drawn = jax.jit(mdn.sample)(jax.random.key(arguments.seed), mixture(few.inputs))
         ax.plot(few.inputs, drawn, ".", color=style.BLUE, markersize=2.5, markeredgewidth=0)
         ax.set(title="Samples from the density, at the data's x", **window)
 
-        u = mdn.pit(mixture(judged.inputs), judged.targets)
+        u = jax.jit(mdn.pit)(mixture(judged.inputs), judged.targets)
         plotting.plot_calibration(u, ax=axes[6]).set_title(f"Calibration: {len(u):,} test points")
         plotting.plot_calibration(u, show="coverage", ax=axes[7]).set_title("Coverage")
     return figure

@@ -50,11 +50,13 @@ class Answers(NamedTuple):
 
     Attributes:
         average: Least squares: angles `[N, 2]`, radians.
+        likely: The mean of the mixture's most probable component.
         mix: The mixture density network: mixtures over the angles, of batch shape `[N]`.
         peaks: Their modes.
     """
 
     average: np.ndarray | jax.Array
+    likely: np.ndarray | jax.Array
     mix: mdn.GaussianMixture
     peaks: Modes
 
@@ -227,7 +229,7 @@ def learn(arguments: argparse.Namespace) -> Callable[[np.ndarray], Answers]:
     @jax.jit
     def solve(position: jax.Array) -> Answers:
         mix = mixture(raw(position))
-        return Answers(average(position), mix, mdn.modes(mix))
+        return Answers(average(position), mdn.most_probable(mix), mix, mdn.modes(mix))
 
     return functools.partial(in_blocks, solve)
 
@@ -269,12 +271,13 @@ def judge(answers: Answers, test: datasets.Pairs, floor: float) -> Scores:
         jnp.full(exact.allowed.shape, floor),
         weights=exact.allowed,
     )
+    nll = jax.jit(lambda mix: -mdn.log_prob(mix, test.targets).mean())
     return Scores(
         {n: pictures.distance(a, test.inputs) for n, a in pictures.choices(answers).items()},
         both,
         both & found(answers.mix, answers.peaks, exact.angles).all(axis=-1),
-        float(-mdn.log_prob(answers.mix, test.targets).mean()),
-        float(-mdn.log_prob(ideal, test.targets).mean()),
+        float(nll(answers.mix)),
+        float(nll(ideal)),
     )
 
 

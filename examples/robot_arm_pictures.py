@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import mdnjax as mdn
 from mdnjax import datasets, plotting
 from mdnjax.plotting.style import BLUE, FAINT, INK, ORANGE, TEXT, heat_colors, new_figure
 
@@ -34,7 +33,7 @@ def choices(answers: Any) -> dict[str, Any]:
     """Three ways to choose one answer: angles `[N, 2]`, by their names."""
     return {
         "least squares": answers.average,
-        "most probable component": mdn.most_probable(answers.mix),
+        "most probable component": answers.likely,
         "global mode": answers.peaks.points[:, 0],  # the first is the highest
     }
 
@@ -106,7 +105,8 @@ def write_path_gif(path: pathlib.Path, solve: Solve) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     goals = figure_eight(FRAMES)
-    wrong, _, peaks = solve(goals)
+    answers = solve(goals)
+    wrong, peaks = answers.average, answers.peaks
     bent = np.where(peaks.is_mode[0], peaks.points[0, :, 1], np.inf)
     elbow_up = peaks.points[0, np.argmin(bent)]
     chosen = follow(peaks.points, peaks.is_mode, elbow_up)

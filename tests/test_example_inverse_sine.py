@@ -77,6 +77,20 @@ def test_the_exact_densitys_scores():
     assert got == pytest.approx(expected, abs=3e-4)
 
 
+@pytest.fixture
+def main(monkeypatch):
+    """Runs the example in this process, to an early end."""
+
+    def run(*arguments: str) -> SystemExit:
+        monkeypatch.setattr(sys, "argv", ["inverse_sine.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(EXAMPLE), run_name="__main__")
+        return ended.value
+
+    monkeypatch.syspath_prepend(EXAMPLE.parent)  # where Python looks when it runs the example
+    return run
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -85,21 +99,14 @@ def test_the_exact_densitys_scores():
         (["--seed", "x"], "must be a whole number of at least 0, got 'x'"),
     ],
 )
-def test_a_wrong_argument_is_named(arguments, message, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(EXAMPLE.parent)  # where Python looks when it runs the example
-    monkeypatch.setattr(sys, "argv", ["inverse_sine.py", *arguments])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
+def test_a_wrong_argument_is_named(main, capsys, arguments, message):
+    main(*arguments)
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_matplotlib_is_found_before_training(tmp_path):
-    hide = "import sys; sys.modules['matplotlib'] = None; import runpy; "
-    hide += f"sys.path.insert(0, {str(EXAMPLE.parent)!r}); "
-    start = f"sys.argv = ['', '--out', {str(tmp_path / 'run')!r}]; "
-    code = hide + start + f"runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert "inverse_sine.py: matplotlib is needed here" in done.stderr
-    assert "step" not in done.stderr
+def test_a_missing_matplotlib_is_found_before_training(main, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ended = main("--out", str(tmp_path / "run"))
+    assert str(ended.code).startswith("inverse_sine.py: matplotlib is needed here")
+    assert "step" not in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
