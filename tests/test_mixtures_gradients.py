@@ -1,4 +1,4 @@
-"""The closed forms against the equations, complex steps and autodiff of the naive formula."""
+"""The closed forms against the equations, and complex steps through the naive formula."""
 
 import collections
 import functools
@@ -16,11 +16,14 @@ import mdnjax as mdn
 KINDS = ("isotropic", "diagonal", "full")
 # The core has a way of its own of each number of components, up to 8, 31, 128 and beyond, and of
 # dimensions: blocks of rows after 3 (full) or 16, sums by reduction after 8, dense products after
-# 16 (full).
-CASES = [
-    *(("isotropic", *shape) for shape in ((5, 3), (12, 2), (40, 9), (200, 1))),
-    *(("diagonal", *shape) for shape in ((5, 3), (12, 2), (2, 17))),
-    *(("full", *shape) for shape in ((1, 1), (5, 3), (12, 2), (200, 2), (5, 4), (2, 17))),
+# 16 (full). Of both orders those are looked at that are not made of others' parts.
+FIRST_ORDER = [
+    *(("isotropic", 3, 3), ("isotropic", 129, 1), ("diagonal", 3, 3)),
+    *(("full", 1, 1), ("full", 2, 3), ("full", 2, 4)),
+]
+BOTH_ORDERS = [
+    *(("isotropic", 9, 2), ("isotropic", 32, 9), ("diagonal", 2, 17)),
+    *(("full", 9, 2), ("full", 2, 17)),
 ]
 
 
@@ -38,31 +41,6 @@ def random_case(kind, k, dim, batch=2, seed=0):
     rows[:, 1 : 1 + scales] *= 0.5
     rows[:, 1 + scales + dim :] /= np.sqrt(dim)
     return head, rows.reshape(batch, -1), rng.normal(size=(batch, dim))
-
-
-def naive_log_prob(logits, s, loc, upper, y):
-    """One example, as one would write it down: dense factors, determinants, autodiff throughout.
-
-    `logits` [K], `s` [1 or D, K], `loc` [D, K], `upper` [D(D-1)/2, K] or None.
-    """
-    dim, k = loc.shape
-    unit = jnp.broadcast_to(jnp.eye(dim), (k, dim, dim))
-    if upper is not None:
-        row, column = np.triu_indices(dim, 1)
-        unit = unit.at[:, row, column].set(upper.T)
-    factor = jnp.exp(-jnp.broadcast_to(s, loc.shape)).T[:, :, None] * unit
-    z = jnp.einsum("kij,jk->ik", factor, y[:, None] - loc)
-    log_normal = -0.5 * dim * jnp.log(2 * jnp.pi) - 0.5 * jnp.sum(z**2, axis=0)
-    log_normal += jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)), axis=1)
-    return jax.scipy.special.logsumexp(jax.nn.log_softmax(logits) + log_normal)
-
-
-def naive_nll(head, raw, y):
-    """One example; raw is read as the head's documentation says."""
-    rows = raw.reshape(-1, head.num_components)
-    scales = 1 if head.covariance == "isotropic" else head.dim
-    logits, s, loc, upper = jnp.split(rows, [1, 1 + scales, 1 + scales + head.dim])
-    return -naive_log_prob(logits[0], s, loc, upper if head.covariance == "full" else None, y)
 
 
 def closed_form(head, raw, y):
@@ -133,7 +111,14 @@ def assert_close(got, expected, rtol=1e-9):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * (1e-300 + np.max(np.abs(b))))
 
 
-@pytest.mark.parametrize(("kind", "k", "dim"), CASES)
+@pytest.mark.parametrize(("kind", "k", "dim"), FIRST_ORDER)
+def test_value_and_gradient_agree_with_the_equations(kind, k, dim):
+    head, raw, y = random_case(kind, k, dim)
+    loss = jax.value_and_grad(lambda raw, y: jnp.sum(mdn.nll(head, raw, y)), argnums=(0, 1))
+    assert_close(jax.jit(loss)(raw, y), closed_forms(head, raw, y))
+
+
+@pytest.mark.parametrize(("kind", "k", "dim"), BOTH_ORDERS)
 def test_first_and_second_order_agree_with_the_equations(kind, k, dim):
     head, raw, y = random_case(kind, k, dim)
     rng = np.random.default_rng(1)
@@ -144,47 +129,45 @@ def test_first_and_second_order_agree_with_the_equations(kind, k, dim):
     def ours(raw, y):
         """Value, gradient, and the Hessian times v forward over reverse."""
         loss = jax.value_and_grad(lambda raw, y: jnp.sum(mdn.nll(head, raw, y)), argnums=(0, 1))
-        return jax.jvp(loss, (raw, y), v), mdn.nll_gradient(head, raw, y)
+        return jax.jvp(loss, (raw, y), v)
 
-    ((value, gradient), (slope, hvp)), in_raw = ours(raw, y)
+    (value, gradient), (slope, hvp) = ours(raw, y)
     at, along = complex_step(functools.partial(closed_forms, head), (raw, y), v)
     assert_close((value, gradient), at)
     assert_close((slope, hvp), along)
     assert_close(slope, sum(np.vdot(a, b) for a, b in zip(gradient, v, strict=True)))
-    assert_close(in_raw, gradient[0], 1e-14)
 
 
-@pytest.mark.parametrize(("kind", "k", "dim"), [("isotropic", 12, 1), ("full", 3, 2)])
-def test_every_order_of_differentiation_gives_the_same_hessian(kind, k, dim):
-    head, raw, y = random_case(kind, k, dim, batch=1)
-    raw, y = raw[0], y[0]
-    size = raw.size
+def test_every_order_of_differentiation_gives_the_same_hessian():
+    """That of the equations, times a vector."""
+    head, raw, y = random_case("full", 2, 2, batch=1)
+    x, size = np.concatenate([raw, y], axis=1)[0], raw.shape[1]
+    v = np.random.default_rng(1).normal(size=x.shape)
 
-    def flat(x):
+    def loss(x):
         return mdn.nll(head, x[:size], x[size:])
 
-    def naive(x):
-        return naive_nll(head, x[:size], x[size:])
+    def slope(x):
+        return jax.jvp(loss, (x,), (v,))[1]
 
-    def everything(f):
-        return jax.jit(
-            lambda x: (
-                jax.jacfwd(f)(x),
-                jax.jacrev(f)(x),
-                jax.hessian(f)(x),
-                jax.jacrev(jax.jacrev(f))(x),
-                jax.jacrev(jax.jacfwd(f))(x),
-                jax.jacfwd(jax.jacfwd(f))(x),
-            )
+    @jax.jit
+    def everything(x):
+        reverse, forward_over_reverse = jax.jvp(jax.grad(loss), (x,), (v,))
+        hessians = (
+            forward_over_reverse,
+            jax.grad(lambda x: jax.grad(loss)(x) @ v)(x),
+            jax.grad(slope)(x),
+            jax.jacfwd(slope)(x),
         )
+        return (jax.jacfwd(loss)(x), reverse), hessians
 
-    x = np.concatenate([raw, y])
-    forward, reverse, *hessians = everything(flat)(x)
-    expected = jax.jit(lambda x: (jax.grad(naive)(x), jax.hessian(naive)(x)))(x)
-    assert_close(forward, expected[0])
-    assert_close(reverse, expected[0])
-    for hessian in hessians:
-        assert_close(hessian, expected[1])
+    at = complex_step(
+        functools.partial(closed_forms, head), (raw, y), (v[None, :size], v[None, size:])
+    )
+    for got, (_, parts) in zip(everything(x), at, strict=True):
+        expected = np.concatenate(parts, axis=1)[0]
+        for derivative in got:
+            assert_close(derivative, expected)
 
 
 def test_third_order():
@@ -213,95 +196,84 @@ def test_third_order():
         np.testing.assert_allclose(thrice(t), difference, rtol=1e-7)
 
 
-@pytest.mark.parametrize(("kind", "k"), [("isotropic", 3), ("diagonal", 12), ("full", 40)])
+@pytest.mark.parametrize(("kind", "k"), [("isotropic", 9), ("full", 2)])
 def test_derivatives_in_one_argument_alone(kind, k):
     """The rule leaves out what is not asked for, and must not leave out more."""
     head, raw, y = random_case(kind, k, 2)
+    per_example = np.array([1.0, -2.0])
 
     def loss(raw, y):
-        return jnp.sum(mdn.nll(head, raw, y) * jnp.array([1.0, -2.0]))
+        return jnp.sum(mdn.nll(head, raw, y) * per_example)
 
     @jax.jit
     def each(raw, y):
-        both = jax.grad(loss, argnums=(0, 1))(raw, y)
-        alone = jax.grad(loss, argnums=0)(raw, y), jax.grad(loss, argnums=1)(raw, y)
-        forward = (
-            jax.jvp(lambda raw: loss(raw, y), (raw,), (raw,))[1],
-            jax.jvp(lambda y: loss(raw, y), (y,), (y,))[1],
-            jax.jvp(loss, (raw, y), (raw, y))[1],
-        )
+        in_raw, in_y = mdn.nll_gradient(head, raw, y), jax.grad(loss, argnums=1)(raw, y)
+        along_raw = jax.jvp(lambda raw: loss(raw, y), (raw,), (raw,))[1]
+        along_y = jax.jvp(lambda y: loss(raw, y), (y,), (y,))[1]
         # Part of the raw vector only: some leaves of the rule's tangents are symbolic zeros.
         middle = jax.grad(
             lambda part: loss(jnp.concatenate([raw[:, :k], part, raw[:, 2 * k :]], axis=1), y)
         )(raw[:, k : 2 * k])
-        return both, alone, forward, middle
+        return (in_raw, in_y), (along_raw, along_y), middle
 
-    both, alone, forward, middle = each(raw, y)
-    assert_close(alone, both, 1e-14)
-    dots = np.vdot(both[0], raw), np.vdot(both[1], y)
-    assert_close(forward, (*map(np.asarray, dots), np.asarray(sum(dots))), 1e-12)
-    assert_close(middle, both[0][:, k : 2 * k], 1e-14)
+    (in_raw, in_y), forward, middle = each(raw, y)
+    _, expected = closed_forms(head, raw, y)
+    both = tuple(per_example[:, None] * x for x in expected)
+    assert_close((in_raw, in_y), (expected[0], both[1]), 1e-12)
+    assert_close(forward, (np.vdot(both[0], raw), np.vdot(both[1], y)), 1e-12)
+    assert_close(middle, per_example[:, None] * in_raw[:, k : 2 * k], 1e-14)
 
 
 def test_transformations_commute():
     """vmap (also of one argument, and nested), scan, remat, linearize: all the plain gradient."""
-    head, raw, y = random_case("full", 3, 2, batch=4)
+    head, raw, y = random_case("full", 2, 2, batch=4)
 
     def loss(raw, y):
         return mdn.nll(head, raw, y)
 
+    def total(raw, y):
+        return jnp.sum(loss(raw, y))
+
+    def scanned(raw, y):
+        return jax.lax.scan(lambda total, row: (total + loss(*row), None), 0.0, (raw, y))[0]
+
     @jax.jit
     def each(raw, y):
-        grad = jax.grad(loss, argnums=(0, 1))
-        plain = jax.grad(lambda *a: jnp.sum(loss(*a)), argnums=(0, 1))(raw, y)
-        mapped = jax.vmap(grad)(raw, y)
-        nested = jax.vmap(jax.vmap(grad))(raw.reshape(2, 2, -1), y.reshape(2, 2, -1))
+        nested = jax.vmap(jax.vmap(jax.grad(loss, argnums=(0, 1))))
+        nested = nested(raw.reshape(2, 2, -1), y.reshape(2, 2, -1))
         nested = tuple(x.reshape(4, -1) for x in nested)
         remat = jax.vmap(jax.grad(jax.checkpoint(loss), argnums=(0, 1)))(raw, y)
-
-        def scanned(raw, y):
-            return jax.lax.scan(lambda total, row: (total + loss(*row), None), 0.0, (raw, y))[0]
-
-        by_scan = jax.grad(scanned, argnums=(0, 1))(raw, y)
-        _, linear = jax.linearize(lambda *a: jnp.sum(loss(*a)), raw, y)
+        _, linear = jax.linearize(total, raw, y)
         by_linearize = jax.linear_transpose(linear, raw, y)(1.0)
         one_y = jax.vmap(jax.grad(loss), in_axes=(0, None))(raw, y[0])
         one_raw = jax.vmap(jax.grad(loss), in_axes=(None, 0))(raw[0], y)
-        # Broadcasting one side sums its gradient.
-        shared = jax.grad(lambda r: jnp.sum(loss(r, y)))(raw[0]), jnp.sum(one_raw, axis=0)
-        hessian_by_scan = jax.jvp(jax.grad(scanned), (raw, y), (raw, y))[1]
-        hessian = jax.jvp(jax.grad(lambda *a: jnp.sum(loss(*a))), (raw, y), (raw, y))[1]
-        return (
-            plain,
-            (mapped, nested, remat, by_scan, by_linearize),
-            one_y,
-            shared,
-            (
-                hessian_by_scan,
-                hessian,
-            ),
-        )
+        shared = jax.grad(total)(raw[0], y)
+        by_scan = jax.jvp(jax.grad(scanned, argnums=(0, 1)), (raw, y), (raw, y))
+        return (nested, remat, by_linearize), by_scan, one_y, one_raw, shared
 
-    plain, same, one_y, shared, hessians = each(raw, y)
-    for other in same:
-        assert_close(other, plain, 1e-13)
-    assert_close(one_y[0], plain[0][0], 1e-13)
-    assert_close(*shared, 1e-13)
-    assert_close(*hessians, 1e-12)
+    at = functools.partial(closed_forms, head)
+    (_, plain), (_, hessian) = complex_step(at, (raw, y), (raw, y))
+    same, (by_scan, hessian_by_scan), one_y, one_raw, shared = each(raw, y)
+    for other in (*same, by_scan):
+        assert_close(other, plain, 1e-12)
+    assert_close(hessian_by_scan, hessian, 1e-12)
+    assert_close(one_y, at(raw, np.tile(y[:1], (4, 1)))[1][0], 1e-12)
+    assert_close(one_raw, at(np.tile(raw[:1], (4, 1)), y)[1][0], 1e-12)
+    # Broadcasting one side sums its gradient.
+    assert_close(shared, np.sum(one_raw, axis=0), 1e-13)
 
 
 @pytest.mark.parametrize(
     ("kind", "k", "dim"),
     [
         ("isotropic", 3, 2),
-        ("diagonal", 12, 2),
         ("diagonal", 2, 17),
-        ("full", 12, 2),
-        ("full", 5, 4),
+        ("full", 3, 2),
+        ("full", 2, 4),
     ],
 )
 def test_derivatives_in_the_mixture_itself(kind, k, dim):
-    """log_prob of a pytree: first and second order in every field; log-weights act as logits."""
+    """log_prob of a pytree: its slope in every field; log-weights act as logits."""
     head, raw, y = random_case(kind, k, dim)
     raw[:, :k] = scipy.special.log_softmax(raw[:, :k], axis=1)
 
@@ -309,7 +281,7 @@ def test_derivatives_in_the_mixture_itself(kind, k, dim):
     def derivatives(raw, y):
         mix = head.mixture(raw)
         grad = jax.grad(lambda mix, y: jnp.sum(mdn.log_prob(mix, y)), argnums=(0, 1))
-        return mix, jax.jvp(grad, (mix, y), (mix, y)), mdn.responsibilities(mix, y)
+        return mix, *grad(mix, y)
 
     def as_raw(mix):
         fields = (mix.log_weights, mix.log_scale, mix.loc, mix.upper)
@@ -317,15 +289,12 @@ def test_derivatives_in_the_mixture_itself(kind, k, dim):
         rows = [x[..., None] if x.ndim == 2 else x for x in fields]
         return np.concatenate(rows, axis=2).swapaxes(1, 2).reshape(2, -1)
 
-    mix, (ours, along), gamma = derivatives(raw, y)
-    assert isinstance(ours[0], mdn.GaussianMixture)
-    assert ours[0].covariance_kind == kind
+    mix, in_mix, in_y = derivatives(raw, y)
+    assert isinstance(in_mix, mdn.GaussianMixture)
+    assert in_mix.covariance_kind == kind
     assert_close(as_raw(mix), raw, 1e-14)
-    at = functools.partial(closed_forms, head)
-    (_, gradient), (_, hvp) = complex_step(at, (raw, y), (raw, y))
-    for got, expected in ((ours, gradient), (along, hvp)):
-        assert_close((as_raw(got[0]), got[1]), jax.tree.map(np.negative, expected))
-    assert_close(ours[0].log_weights, gamma - np.exp(mix.log_weights), 1e-12)
+    _, expected = closed_forms(head, raw, y)
+    assert_close((as_raw(in_mix), in_y), jax.tree.map(np.negative, expected))
 
 
 def test_derivatives_through_the_constructors():
@@ -350,16 +319,24 @@ def test_derivatives_through_the_constructors():
         (kinds.diagonal, scale, lambda s: s[:, :, None] ** 2 * np.eye(2)),
         (lambda m, c, weights: kinds.full(m, symmetric(c), weights=weights), covariance, symmetric),
     )
-    for make, width, covariance_of in cases:
-        x = (loc, width, weights)
+    makers, widths, covariances_of = zip(*cases, strict=True)
 
-        def ours(m, s, w, make=make):
-            return mdn.log_prob(make(m, s, weights=w), y)
+    @jax.jit
+    def ours(loc, widths, weights):
+        def gradient(make, width):
+            return jax.grad(lambda m, s, w: mdn.log_prob(make(m, s, weights=w), y), (0, 1, 2))(
+                loc, width, weights
+            )
+
+        return [gradient(*case) for case in zip(makers, widths, strict=True)]
+
+    gradients = ours(loc, widths, weights)
+    for gradient, width, covariance_of in zip(gradients, widths, covariances_of, strict=True):
+        x = (loc, width, weights)
 
         def naive(m, s, w, covariance_of=covariance_of):
             return dense(m, covariance_of(s), w)
 
-        gradient = jax.jit(jax.grad(ours, (0, 1, 2)))(*x)
         expected = [np.empty(a.shape) for a in x]
         for n, of_one in enumerate(expected):
             for index in np.ndindex(of_one.shape):
@@ -369,7 +346,7 @@ def test_derivatives_through_the_constructors():
         assert_close(gradient, tuple(expected))
 
 
-@pytest.mark.parametrize(("kind", "k"), [("isotropic", 40), ("diagonal", 4), ("full", 12)])
+@pytest.mark.parametrize(("kind", "k"), [("isotropic", 3), ("full", 9)])
 def test_a_weight_of_zero_has_finite_derivatives_of_both_orders(kind, k):
     """Those of the mixture without that component."""
     head, raw, y = random_case(kind, k, 2)
@@ -400,9 +377,9 @@ def test_a_weight_of_zero_has_finite_derivatives_of_both_orders(kind, k):
         assert_close(kept(gradient), small_gradient, 1e-11)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["isotropic", "full"])
 def test_single_precision_gradients_have_single_precision(kind):
-    head, raw, y = random_case(kind, 5, 4, batch=64)
+    head, raw, y = random_case(kind, 2, 4, batch=64)
     raw, y = raw.astype(np.float32), y.astype(np.float32)
     gradient = jax.jit(jax.grad(lambda r, t: jnp.sum(mdn.nll(head, r, t)), argnums=(0, 1)))
     got = gradient(raw, y)
@@ -415,17 +392,21 @@ def test_single_precision_gradients_have_single_precision(kind):
 
 def test_bernoulli_gradient_is_p_minus_y():
     head, raw = mdn.BernoulliHead(), np.linspace(-30, 30, 61)[:, None]
-    in_raw = jax.jit(functools.partial(mdn.nll_gradient, head))
-    for y in (0.0, 0.3, 1.0):
-        gradient = in_raw(raw, y)
-        np.testing.assert_allclose(gradient, scipy.special.expit(raw) - y, rtol=1e-12, atol=1e-14)
-    second = jax.jit(jax.vmap(jax.hessian(lambda r: head.nll(r, 1.0))))(raw)
-    p = scipy.special.expit(raw[:, 0])
-    np.testing.assert_allclose(second[:, 0, 0], p * scipy.special.expit(-raw[:, 0]), atol=1e-14)
+    p, y = scipy.special.expit(raw), np.array([0.0, 0.3, 1.0])
+
+    @jax.jit
+    def derivatives(raw):
+        in_raw = mdn.nll_gradient(head, raw, y[:, None])
+        slope = jax.vmap(jax.grad(lambda r: head.nll(r, 1.0)))
+        return in_raw, jax.jvp(slope, (raw,), (jnp.ones_like(raw),))[1]
+
+    first, second = derivatives(raw)
+    np.testing.assert_allclose(first, p - y[:, None, None], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(second, p * scipy.special.expit(-raw), atol=1e-14)
 
 
 def test_the_gradient_of_a_product_is_its_parts_side_by_side():
-    offset = mdn.GaussianHead(num_components=3, dim=2, covariance="full")
+    offset = mdn.GaussianHead(num_components=2, dim=2)
     pen_up = mdn.BernoulliHead()
     head = mdn.ProductHead(offset=offset, pen_up=pen_up)
     raw = np.random.default_rng(4).normal(size=(5, head.num_outputs))
@@ -434,8 +415,8 @@ def test_the_gradient_of_a_product_is_its_parts_side_by_side():
     @jax.jit
     def each(raw, y):
         parts = (
-            mdn.nll_gradient(offset, raw[:, :18], y["offset"]),
-            mdn.nll_gradient(pen_up, raw[:, 18:], y["pen_up"]),
+            mdn.nll_gradient(offset, raw[:, :8], y["offset"]),
+            mdn.nll_gradient(pen_up, raw[:, 8:], y["pen_up"]),
         )
         return mdn.nll_gradient(head, raw, y), jnp.concatenate(parts, axis=1)
 
@@ -464,11 +445,7 @@ def equations(jaxpr):
 
 
 def test_the_shared_gradient_is_exactly_antisymmetric_in_y_and_loc():
-    dim = 3
-    for kind in KINDS:
-        head, raw, y = random_case(kind, 1, dim)
-        in_raw, in_y = jax.jit(
-            jax.grad(lambda r, t, head=head: jnp.sum(mdn.nll(head, r, t)), argnums=(0, 1))
-        )(raw, y)
-        scales = 1 if kind == "isotropic" else dim
-        np.testing.assert_array_equal(in_raw[:, 1 + scales : 1 + scales + dim], -in_y)
+    head, raw, y = random_case("full", 1, 2)
+    gradient = jax.jit(jax.grad(lambda r, t: jnp.sum(mdn.nll(head, r, t)), argnums=(0, 1)))
+    in_raw, in_y = gradient(raw, y)
+    np.testing.assert_array_equal(in_raw[:, 3:5], -in_y)
