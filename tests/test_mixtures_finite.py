@@ -18,10 +18,12 @@ import mdnjax as mdn
 KINDS = ("isotropic", "diagonal", "full")
 # One of each way in which the core computes: see test_mixtures_gradients.py.
 GRID = [
-    *(("isotropic", *shape) for shape in ((1, 1), (4, 3), (12, 2), (40, 1), (200, 1), (1, 64))),
-    *(("diagonal", *shape) for shape in ((1, 1), (12, 2), (8, 9), (12, 17))),
-    *(("full", *shape) for shape in ((1, 1), (4, 3), (12, 2), (12, 4), (2, 17))),
+    *(("isotropic", *shape) for shape in ((1, 1), (3, 2), (9, 2), (129, 1), (1, 17))),
+    *(("diagonal", *shape) for shape in ((1, 1), (9, 2), (2, 17))),
+    *(("full", *shape) for shape in ((3, 3), (9, 2), (2, 4), (2, 17))),
 ]
+# Of these, with D = 2, single rows are looked at.
+HEADS = [("isotropic", 3), ("isotropic", 40), ("diagonal", 3), ("diagonal", 9), ("full", 3)]
 EXTREMES = {
     np.float32: [0, np.finfo(np.float32).tiny, 1e-20, 1, 30, 90, 1e4, 1e19, 3e38],
     np.float64: [0, np.finfo(np.float64).tiny, 1e-160, 1, 30, 700, 1e4, 1e154, 1.7e308],
@@ -255,9 +257,7 @@ def test_finite_everywhere_and_exact_inside_the_domain(kind, k, dim):
     np.testing.assert_allclose(nats[some], expected, rtol=rtol, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "k", "dim"), [("isotropic", 1, 1), ("diagonal", 8, 2), ("full", 4, 3)]
-)
+@pytest.mark.parametrize(("kind", "k", "dim"), [("isotropic", 1, 1), ("full", 2, 3)])
 def test_the_same_in_double_precision(kind, k, dim):
     head = make_head(kind, k, dim)
     raw, y = make_rows(head, np.float64)
@@ -265,10 +265,7 @@ def test_the_same_in_double_precision(kind, k, dim):
         check(head, raw, y, least=100)
 
 
-@pytest.mark.parametrize(
-    ("kind", "k", "dim"),
-    [("isotropic", 3, 2), ("diagonal", 12, 2), ("full", 5, 4)],
-)
+@pytest.mark.parametrize(("kind", "k", "dim"), [("isotropic", 9, 2), ("full", 2, 2)])
 def test_log_prob_of_the_mixture_is_finite_too(kind, k, dim):
     head = make_head(kind, k, dim)
     raw, y = make_rows(head, np.float32)
@@ -390,15 +387,13 @@ def logits_without_measure(kind, k):
     return head, raw, rng.normal(size=(8, 2)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("kind", "k"), [*((kind, k) for kind in KINDS for k in (3, 12)), ("isotropic", 40)]
-)
+@pytest.mark.parametrize(("kind", "k"), HEADS)
 def test_log_scales_and_logits_at_the_edge_of_the_domain_and_beyond(kind, k):
     assert_formulas(*log_scales_at_the_edge(kind, k))
     assert_formulas(*logits_without_measure(kind, k))
 
 
-@pytest.mark.parametrize(("kind", "k"), [("isotropic", 40), ("diagonal", 12), ("full", 3)])
+@pytest.mark.parametrize(("kind", "k"), [("isotropic", 40), ("diagonal", 9), ("full", 3)])
 def test_all_logits_minus_infinity_are_equal_weights(kind, k):
     head = make_head(kind, k, 2)
     rng = np.random.default_rng(0)
@@ -409,9 +404,7 @@ def test_all_logits_minus_infinity_are_equal_weights(kind, k):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("kind", "k"), [*((kind, 3) for kind in KINDS), ("diagonal", 12), ("isotropic", 40)]
-)
+@pytest.mark.parametrize(("kind", "k"), HEADS)
 def test_nan_in_nan_out(kind, k):
     head = make_head(kind, k, 2)
     width = head.num_outputs + 2
@@ -426,26 +419,28 @@ def test_nan_in_nan_out(kind, k):
         assert np.isnan(in_raw).any(axis=1).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_weights_of_nan_are_not_hidden(kind):
-    head = make_head(kind, 2, 3)
+def test_weights_of_nan_are_not_hidden():
+    head = make_head("full", 2, 2)
     raw = np.zeros((2, head.num_outputs), np.float32)
     raw[0, 1] = np.nan
 
-    @jax.jit
-    def drawn_and_picked(key, raw):
-        mix = head.mixture(raw)
-        return mdn.sample(key, mix, (7,)), mdn.most_probable(mix)[None]
+    rng = np.random.default_rng(0)
+    u, epsilon = rng.random((2, 7)), rng.normal(size=(2, 7, 2))
 
-    for values in map(np.asarray, drawn_and_picked(jax.random.key(0), raw)):
-        assert np.isnan(values[:, 0]).all()
-        assert np.isfinite(values[:, 1]).all()
+    @jax.jit
+    def drawn_and_picked(raw, u, epsilon):
+        mix = head.mixture(raw)
+        return mdn.mixtures.sample_from_noise(mix, u, epsilon), mdn.most_probable(mix)[:, None]
+
+    for values in map(np.asarray, drawn_and_picked(raw, u, epsilon)):
+        assert np.isnan(values[0]).all()
+        assert np.isfinite(values[1]).all()
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_extremes_are_finite(dtype):
     """Widened before any arithmetic: bfloat16 reaches 3e38, float16 holds no sigma^2 at all."""
-    head = make_head("full", 3, 2)
+    head = make_head("isotropic", 2, 2)
     raw, y = make_rows(head, np.float32)
     largest = float(jnp.finfo(dtype).max)
     raw = np.clip(raw, -largest, largest).astype(dtype)
@@ -465,7 +460,7 @@ def test_narrow_extremes_are_finite(dtype):
 
 
 def test_bernoulli_and_product_are_finite():
-    parts = {"offset": make_head("full", 3, 2), "pen_up": mdn.BernoulliHead()}
+    parts = {"offset": make_head("isotropic", 2, 2), "pen_up": mdn.BernoulliHead()}
     head = mdn.ProductHead(**parts, again=mdn.ProductHead(**parts))
     offset_raw, offset_y = make_rows(parts["offset"], np.float32)
     rng = np.random.default_rng(0)
@@ -483,7 +478,7 @@ def test_bernoulli_and_product_are_finite():
     nats, in_raw = (np.asarray(x)[-1] for x in results[:2])
     assert 1e38 < nats < np.inf
     assert in_raw[-1] == 1
-    assert in_raw[18] == 1
+    assert in_raw[8] == 1
 
 
 HYPOTHESIS_ROWS = 16
