@@ -124,7 +124,7 @@ def importance(learned: Learned, *inputs: np.ndarray, num_samples: int) -> varia
         estimate(learned.params, part, jax.random.key(n))
         for n, part in enumerate(pieces(inputs, 100))
     ]
-    return jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
 
 def pieces(arrays: tuple[np.ndarray, ...], size: int) -> list[tuple[np.ndarray, ...]]:
