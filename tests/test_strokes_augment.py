@@ -198,6 +198,8 @@ def test_under_jit_and_vmap_and_a_function_of_the_key():
     rows = mapped(keys, batch)
     other = mapped(keys[::-1], batch)
     assert not np.array_equal(rows.mask, other.mask)
+    moved = (rows.offsets - other.offsets).sum(axis=-2)  # of the last point, which none drops
+    assert np.abs(moved[:6]).max(axis=-1).min() > 0.1
     # Lines of NumPy as they come, and (above) traced.
     line = jax.tree.map(lambda a: a[2], batch)
     one = jax.jit(lambda key: augment(key, line))(keys[2])
