@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mdnjax import training
@@ -97,12 +98,30 @@ def test_a_bounded_update_is_looked_at_where_the_bound_says_nothing():
     largest = {name: np.full(np.shape(leaf), LARGEST) for name, leaf in GRADIENT.items()}
     assert np.isfinite(np.float32(LARGEST) + np.float32(5e30))
     assert flags(largest, np.float32(10)) == (set() if on_cpu else {4})
-    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float16"), GRADIENT)
-    found = examine_bounded(1.0, float32(GRADIENT), half, STATE, half, 1e-3)
-    assert found.finite.all()
 
 
-@pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.999), (0.0, 0.9), (0.9, 0.82), (0.99, 0.9999)])
+def test_the_bound_is_beside_the_smallest_range_among_the_leaves():
+    def bad(largest, dtypes, state=None):
+        leaves = zip(GRADIENT.items(), dtypes, strict=True)
+        before = {name: jnp.asarray(leaf, dtype) for (name, leaf), dtype in leaves}
+        broken = {**before, "bias": jnp.full(5, jnp.inf, before["bias"].dtype)}
+        found = examine_bounded(
+            np.float32(1), float32(GRADIENT), broken, state or STATE, before, np.float32(largest)
+        )
+        return set(np.flatnonzero(~found.finite))
+
+    single, half, brain = "float32", "float16", "bfloat16"
+    on_cpu = jax.default_backend() == "cpu"
+    assert bad(1e-3, (single, single, single)) == (set() if on_cpu else {4})
+    for dtypes in [(half, half, half), (half, single, single), (single, single, half)]:
+        assert bad(1e-3, dtypes) == {4}, dtypes
+    for dtypes in [(brain, brain, brain), (brain, single, single)]:
+        assert bad(1e-3, dtypes) == (set() if on_cpu else {4}), dtypes
+        assert bad(5e30, dtypes) == {4}, dtypes
+    assert 9 in bad(1e-3, (single,) * 3, {**STATE, "mean": np.float32([1.0, np.nan])})
+
+
+@pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.999), (0.0, 0.9), (0.9, 0.83), (0.99, 0.9999)])
 def test_no_gradients_drive_adam_beyond_its_bound(b1, b2):
     optimizer = training.adam(clip=None, b1=b1, b2=b2)
     assert isinstance(optimizer, BoundedTransformation)
@@ -127,7 +146,31 @@ def test_no_gradients_drive_adam_beyond_its_bound(b1, b2):
     assert sizes.max() >= 0.5 * attained * np.sqrt(1 - b2**300)
 
 
+def test_squares_that_vanish_do_not_drive_adam_beyond_its_bound():
+    optimizer = training.adam(clip=None, eps=1e-12)
+    state, size = optimizer.init(jnp.ones(())), 0.0
+    for _ in range(300):
+        update, state = optimizer.update(jnp.float32(3e-18), state)
+        size = max(size, abs(float(update)))
+    assert 0 < size <= optimizer.largest
+
+
 def test_an_adam_without_a_bound_does_not_claim_one():
-    for options in [{"weight_decay": 0.1}, {"b1": 0.9, "b2": 0.8}, {"eps": 0.0}]:
-        optimizer = training.adam(**options)
-        assert not isinstance(optimizer, BoundedTransformation), options
+    without = [
+        {"weight_decay": 0.1},
+        {"b1": 0.9, "b2": 0.8},
+        {"b1": -0.5},
+        {"b2": 1 - 2e-8},
+        {"eps": 0.0},
+        {"eps": 1e-30},
+        {"clip": float("inf")},
+    ]
+    for options in without:
+        assert training.adam(**options).largest == np.inf, options
+    assert training.adam()._replace(update=None).largest == np.inf
+
+
+def test_adams_options_may_be_traced(without_jaxtyping):
+    optimizer = optax.inject_hyperparams(training.adam, static_args=("clip", "weight_decay"))()
+    update, _ = jax.jit(optimizer.update)(jnp.float32(3), optimizer.init(jnp.float32(0)))
+    np.testing.assert_allclose(update, -1, rtol=1e-6)

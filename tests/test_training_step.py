@@ -196,7 +196,7 @@ def test_an_update_that_overflows_is_caught():
     np.testing.assert_allclose(state.params["layer"]["weight"], PARAMS["layer"]["weight"])
 
 
-@pytest.mark.parametrize("rate", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("rate", [np.nan, np.inf, -np.inf, 3e38])
 def test_a_rate_that_overflows_is_caught_behind_a_bounded_update(rate):
     optimizer = training.adam(clip=None)
     step = training.make_step(linear_loss, optimizer, schedule=lambda step, budget: rate)
@@ -215,6 +215,16 @@ def test_a_parameter_that_is_not_finite_is_caught_though_no_loss_uses_it():
     state, metrics = step(state, make_batch(), jax.random.key(0))
     names = np.array(training.checked_names(state))
     assert names[~np.asarray(metrics.finite)].tolist() == ["update of params/unused"]
+
+
+def test_parameters_of_half_precision_are_trained():
+    optimizer = training.adam()
+    step = training.make_step(linear_loss, optimizer)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, "bfloat16"), PARAMS)
+    state = training.init_state(params, {"count": 0.0}, optimizer, budget=1)
+    _, metrics = step(state, make_batch(), jax.random.key(0))
+    assert bool(metrics.applied)
+    assert metrics.grad_norm.dtype == np.float32
 
 
 def test_a_step_of_another_number_does_nothing():

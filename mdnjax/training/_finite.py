@@ -1,5 +1,6 @@
 """Whether the numbers of a step are finite, and how large its gradient is."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,13 +26,14 @@ class Examined(NamedTuple):
 
 
 class BoundedTransformation(optax.GradientTransformation):
-    """An optimiser no number of whose updates exceeds `largest`, in float32.
+    """An optimiser no number of whose updates exceeds `largest`.
 
-    That must hold for every sequence of gradients whose squares can be summed. Finite parameters
-    stay finite then, which is known without a look at the update.
+    That must hold, with numbers of the range of float32, after every sequence of gradients whose
+    squares can be summed. Then finite parameters stay finite, at any rate that leaves the update
+    small beside the largest number, and nobody has to look at the update to know it.
     """
 
-    largest: float
+    largest: float = math.inf
 
 
 def bounded(optimizer: optax.GradientTransformation, largest: float) -> BoundedTransformation:
@@ -46,7 +48,7 @@ class Before(NamedTuple):
 
     Attributes:
         params: The parameters.
-        largest: `[]`, what no number of the update exceeds.
+        largest: `[]`, what no number of the update exceeds, the learning rate included.
     """
 
     params: Any
@@ -86,7 +88,7 @@ def examine(
             others = (updated(), state)
         else:
             others = (before.params, state)
-            is_plain &= before.largest < _lost(before.params)
+            is_plain &= before.largest < _absorbed(before.params)
         # In a unit so small that the sum of a billion of the largest numbers is still finite.
         of_others = (_total(_widened(leaf), unit=2.0**-30) for leaf in jax.tree.leaves(others))
         is_plain &= jnp.isfinite(value + sum(of_others))
@@ -97,19 +99,21 @@ def examine(
     return lax.platform_dependent(cpu=by_sums, default=one_by_one)
 
 
-def _lost(params: Any) -> float:
-    """What is lost when added to the largest number of any leaf, and so leaves it finite."""
+def _absorbed(params: Any) -> float:
+    """What the largest number of any leaf absorbs when it is added, and so stays finite."""
     limits = [jnp.finfo(leaf.dtype) for leaf in jax.tree.leaves(params)]
     # With less range than float32's an update is not known to be bounded.
-    has_range = all(limit.smallest_normal < 1e-37 for limit in limits)
-    return min(float(limit.max * limit.eps) / 8 for limit in limits) if has_range else 0.0
+    if any(limit.smallest_normal > 1e-37 for limit in limits):
+        return 0.0
+    # Half a unit in its last place is a quarter of max * eps; float32 holds 1e30.
+    return min(1e30, *(float(limit.max) * float(limit.eps) / 8 for limit in limits))
 
 
 def _one_by_one(value: Array, gradient: Any, params: Any, state: Any) -> Examined:
     leaves = jax.tree.leaves((value, gradient, params, state))
     finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
     # Scaled first: squares of a huge gradient would overflow, of a tiny one vanish.
-    slopes = [leaf for leaf in jax.tree.leaves(gradient) if leaf.size]
+    slopes = [_widened(leaf) for leaf in jax.tree.leaves(gradient) if leaf.size]
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in slopes]))
     scale = jnp.where(largest > 0, largest, 1)
     norm = scale * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / scale)) for leaf in slopes))

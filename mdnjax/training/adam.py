@@ -51,9 +51,22 @@ def adam(
         optax.add_decayed_weights(weight_decay, matrices) if weight_decay else optax.identity(),
         optax.scale(-1.0),
     )
-    # By Cauchy and Schwarz the mean of the gradients, with weights b1^k, is at most so many times
-    # the root of the mean of their squares, with weights b2^k. Squares that vanish leave gradients
-    # of less than 1e-17 over eps.
-    if weight_decay == 0 and 0 <= b1**2 < b2 < 1 and eps > 1e-20:
-        return bounded(optimizer, 1 / math.sqrt((1 - b2) * (1 - b1**2 / b2)) + 1e-17 / eps)
-    return optimizer
+    sizes = (b1, b2, eps, weight_decay, clip or 1.0)
+    are_numbers = all(isinstance(size, float | int) for size in sizes)  # else traced
+    return bounded(optimizer, _largest(*sizes)) if are_numbers else optimizer
+
+
+def _largest(b1: float, b2: float, eps: float, weight_decay: float, clip: float) -> float:
+    """What no number of an update exceeds, or infinity.
+
+    By Cauchy and Schwarz, the mean m of gradients with weights b1^k and the mean v of their squares
+    with weights b2^k, each divided by its correction, have
+
+        |m| / sqrt(v) <= 1 / sqrt((1 - b2) (1 - b1^2 / b2)).
+
+    Squares that vanish in float32 leave an m of less than 2e-15, which eps takes to less than 1.
+    """
+    is_usual = b1 >= 0 and b1**2 <= 0.99 * b2 and b2 <= 1 - 1e-6 and eps >= 1e-12
+    if not is_usual or weight_decay != 0 or clip > 1e38:
+        return math.inf
+    return 1 / math.sqrt((1 - b2) * (1 - b1**2 / b2)) + 1

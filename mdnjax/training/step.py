@@ -163,7 +163,8 @@ def make_step(
 
     with u the optimiser's update at learning rate 1; the last is the exponential moving average
     divided by its bias correction. Where the loss, a gradient, an updated parameter or the
-    network's new state is not finite, the whole state is kept as it was.
+    network's new state is not finite, the whole state is kept as it was. (The optimiser's own state
+    is taken to be what its updates have made it.)
 
     The step's random key is `fold_in(key, state.step)`: a pure function of the run's key and the
     step number.
@@ -202,6 +203,22 @@ def make_step(
     in_range = average is None or 0 <= average < 1
     require(in_range, "make_step", "average", average, "in [0, 1), or None")
 
+    largest = optimizer.largest if isinstance(optimizer, BoundedTransformation) else math.inf
+
+    @jax.jit  # traced once for all who call it
+    def advance(state: TrainState, gradient: Any, network_state: Any, rate: Any) -> TrainState:
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates = jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(
+            params=params,
+            state=network_state,
+            opt_state=opt_state,
+            step=state.step + 1,
+            budget=state.budget,
+            average=_averaged(state, params, average),
+        )
+
     def step(
         state: TrainState, batch: Any, key: Key, index: Any = None
     ) -> tuple[TrainState, StepMetrics]:
@@ -226,21 +243,11 @@ def make_step(
         rate = jnp.ones((), jnp.float32) if schedule is None else schedule(state.step, state.budget)
 
         def advanced() -> TrainState:
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            updates = jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates)
-            params = optax.apply_updates(state.params, updates)
-            return TrainState(
-                params=params,
-                state=network_state,
-                opt_state=opt_state,
-                step=state.step + 1,
-                budget=state.budget,
-                average=_averaged(state, params, average),
-            )
+            return advance(state, gradient, network_state, rate)
 
         before = None
-        if isinstance(optimizer, BoundedTransformation):
-            before = Before(state.params, jnp.abs(rate) * optimizer.largest)
+        if math.isfinite(largest):
+            before = Before(state.params, jnp.max(jnp.abs(rate)) * largest)
         finite, grad_norm = examine(
             value, gradient, lambda: advanced().params, network_state, before=before
         )
