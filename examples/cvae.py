@@ -101,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     option("--hidden", 200, "units of each of two hidden layers, both ways")
     option("--steps", 5000, "training steps of each of the digits' networks")
     option("--pictures", 20_000, "rendered pictures to learn from, and as many for the judge")
-    option("--picture-steps", 5000, "training steps on them")
+    option("--picture-steps", 10_000, "training steps on them")
     option("--batch", 100, "images a step")
     option("--importance", 1000, "samples of -log p(x | y), for each test image")
     option("--seed", 0, "of everything", kind=whole)

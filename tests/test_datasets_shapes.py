@@ -89,7 +89,18 @@ def test_everything_is_a_function_of_the_seeds():
     assert np.abs(vector).max() <= 1 + 1e-6
     for begin, classes in ((0, one.shape), (4, one.color), (13, one.background)):
         np.testing.assert_array_equal(vector[:, begin : begin + 4].argmax(-1), classes)
-    np.testing.assert_allclose(np.arctan2(*vector[:, 11:13].T) % (2 * np.pi), one.angle, atol=1e-5)
+
+
+def test_pictures_that_differ_only_by_an_unseen_turn_have_one_vector():
+    for shape, turn in enumerate([0.7, np.pi / 2, 2 * np.pi / 3, np.pi / 2]):
+        three = attributes(shape=[shape] * 3, angle=[0.2, 0.2 + turn, 0.2 + turn / 3])
+        first, turned, other = masks(render(three))
+        vectors = three.vector()
+        assert np.mean(first != turned) < 1e-3
+        np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
+        is_seen = shape > 0
+        assert (np.mean(first != other) > 1e-2) == is_seen
+        assert (np.abs(vectors[0] - vectors[2]).max() > 0.05) == is_seen
 
 
 def test_attributes_are_even():

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from mdnjax._checks import require
 
 SHAPES = ("disc", "square", "triangle", "cross")
+_SYMMETRIES = np.array([0, 4, 3, 4])  # a turn by 2 pi / n is not seen; of a disc none is
 COLORS = ("red", "green", "blue", "yellow")
 BACKGROUNDS = ("dark", "light", "slope", "stripes")
 _RGB = np.array([[0.85, 0.2, 0.2], [0.2, 0.7, 0.3], [0.25, 0.4, 0.9], [0.95, 0.8, 0.2]])
@@ -37,20 +38,22 @@ class ShapeAttributes(NamedTuple):
     def vector(self) -> Float[np.ndarray, "N 17"]:
         """What a network is given: of the shape 13 numbers, of the background 4.
 
-        Classes one-hot, size and place scaled to -1 to 1, sine and cosine of the angle.
+        Classes one-hot, size and place scaled to -1 to 1, and what can be seen of the angle: sine
+        and cosine of n times it, for a shape that n turns take to itself.
         """
 
         def one_hot(of: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
             return np.eye(len(names), dtype=np.float32)[of]
 
         least, most = _SIZES
+        seen = _SYMMETRIES[self.shape] * self.angle
         columns = [
             one_hot(self.shape, SHAPES),
             one_hot(self.color, COLORS),
             (2 * self.size[:, None] - least - most) / (most - least),
             self.place / _REACH,
-            np.sin(self.angle)[:, None],
-            np.cos(self.angle)[:, None],
+            np.sin(seen)[:, None],
+            np.cos(seen)[:, None],
             one_hot(self.background, BACKGROUNDS),
         ]
         return np.concatenate(columns, axis=-1).astype(np.float32)
