@@ -43,7 +43,6 @@ from mdnjax import datasets, nets, plotting, training, variational
 TEST_SEED = 10_000  # of the test images' pixels and of rendered test pictures, added to --seed
 SIDE = 24  # of a rendered picture
 FRONT, BEHIND = 2, 6  # latent coordinates of its layers
-TOLD = 13  # attributes of the foreground; the others are the background's
 NUMBERS = ("size", "right", "down")
 
 
@@ -282,6 +281,7 @@ def learn_pictures(arguments: argparse.Namespace) -> Pictures:
     )
     rngs = nnx.Rngs(seed)
     given = real.attributes.vector().shape[1]
+    of_background = len(datasets.BACKGROUNDS)  # the last of them; the others are the foreground's
     shape, channels, hidden = (SIDE, SIDE), (32, 16), 128
 
     def layer(width: int, outputs: int) -> nets.ConvDecoder:
@@ -297,10 +297,10 @@ def learn_pictures(arguments: argparse.Namespace) -> Pictures:
             rngs=rngs,
         ),
         nets.LayeredDecoder(
-            layer(FRONT + TOLD, 4),
-            layer(BEHIND + given - TOLD, 3),
+            layer(FRONT + given - of_background, 4),
+            layer(BEHIND + of_background, 3),
             foreground_dim=FRONT,
-            foreground_given=TOLD,
+            foreground_given=given - of_background,
         ),
         variational.NormalHead(),
         latent_dim=FRONT + BEHIND,

@@ -24,7 +24,6 @@ def test_a_short_run_of_vae_writes_all_it_promises(tmp_path):
     done = run("vae.py", *small, "--map-steps", "20", "--out", out)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    assert (out / "vae.png").stat().st_size < 200_000
     with Image.open(out / "vae.png") as picture:
         picture.load()
     metrics = json.loads((out / "metrics.json").read_text())

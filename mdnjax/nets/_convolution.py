@@ -68,7 +68,7 @@ def _doubled_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array,
 def _doubled(x: Array, kernel: Array) -> Array:
     # Patches are the faster, but hold 16 O numbers for I of x; and a step whose scratch memory
     # exceeds 32 MB gets it from Linux page by page every time.
-    patches_are_small = 16 * kernel.shape[2] <= 2 * kernel.shape[3]
+    patches_are_small = 8 * kernel.shape[2] <= kernel.shape[3]
     on_cpu = _by_patches if patches_are_small else _by_blocks
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=doubled)
 
