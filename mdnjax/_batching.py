@@ -51,6 +51,41 @@ def broadcast_with(
     return broadcast_batch(tree, batch_shape, batch), y
 
 
+def columns_with(
+    function: str, raw: Array, y: Any, dim: int
+) -> tuple[Array, Array, Shape]:
+    """Raw outputs and targets with their batch axes behind, flattened into one.
+
+    Args:
+        function: The public function's name, for errors.
+        raw: `[P, ...]`.
+        y: `[dim, ...]`.
+        dim: The expected first axis of `y`.
+
+    Returns:
+        Both as columns, `[P, B]` and `[dim, B]` in the dtype of `raw`, and the batch shape.
+
+    Raises:
+        ValueError: The first axis of `y` is not `dim`, or the batches do not broadcast.
+    """
+    y = jnp.asarray(y)
+    require(
+        y.ndim >= 1 and y.shape[0] == dim,
+        function,
+        "y",
+        f"shape {y.shape}",
+        f"[{dim}, ...], the first axis being the event's",
+    )
+    batch = common_batch(function, ("raw", "y"), raw.shape[1:], y.shape[1:])
+
+    def columns(x: Array) -> Array:
+        return jnp.broadcast_to(
+            x.reshape(len(x), *(1,) * (len(batch) - x.ndim + 1), *x.shape[1:]), (len(x), *batch)
+        ).reshape(len(x), -1)
+
+    return columns(raw), columns(y.astype(raw.dtype)), batch
+
+
 def common_batch(function: str, names: tuple[str, str], one: Shape, other: Shape) -> Shape:
     """The batch shape that two broadcast to.
 

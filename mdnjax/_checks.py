@@ -21,23 +21,25 @@ def require(condition: bool, function: str, argument: str, got: Any, expected: s
         raise ValueError(f"{function}: {argument} must be {expected}, got {got}.")
 
 
-def require_outputs(function: str, raw: Any, head: Any) -> None:
+def require_outputs(function: str, raw: Any, head: Any, *, columns: bool = False) -> None:
     """Raises `ValueError` unless raw outputs are as many as a head takes.
 
     Args:
         function: The public function's name, as the user typed it.
-        raw: An array, `[..., head.num_outputs]`.
+        raw: An array, `[..., head.num_outputs]`, or of columns `[head.num_outputs, ...]`.
         head: Any head.
+        columns: Which of the two.
 
     Raises:
-        ValueError: The last axis of `raw` is of another size.
+        ValueError: The last axis of `raw`, or of columns the first, is of another size.
     """
+    count = head.num_outputs
     require(
-        raw.ndim >= 1 and raw.shape[-1] == head.num_outputs,
+        raw.ndim >= 1 and raw.shape[0 if columns else -1] == count,
         function,
         "raw",
         f"shape {raw.shape}",
-        f"[..., {head.num_outputs}] for {head}",
+        f"{f'[{count}, ...]' if columns else f'[..., {count}]'} for {head}",
     )
 
 

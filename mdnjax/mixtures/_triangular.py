@@ -1,7 +1,8 @@
-"""Strictly upper triangular matrices R, packed, with the components on the last axis.
+"""Strictly upper triangular matrices R, packed, with the components behind the rows.
 
 The entries stand row by row: R_01, R_02, ..., R_0D, R_12, ... . Vectors and packed matrices come
-in blocks of rows `[..., *, K]`, one by one or all together. Up to D = 16 the products go entry by
+in blocks of rows, one by one or all together; `axis`, counted from the end, is that of the rows:
+-2 of `[..., *, K]`, -3 of `[*, K, B]`. Up to D = 16 the products go entry by
 entry and touch no zero, which is fastest but is traced once an entry; beyond, they go through dense
 matrices, and compile far sooner. Every product saturates where a sum of D of them, or of those of
 all components, could overflow, so that no inf - inf can arise.
@@ -27,12 +28,12 @@ def num_entries(dim: int) -> int:
 LARGEST_UNROLLED = 16
 
 
-def _dim(upper: Array) -> int:
-    return (1 + int(np.sqrt(1 + 8 * upper.shape[-2]))) // 2
+def _product(a: Array, b: Array, dim: int, axis: int) -> Array:
+    return product(a, b, terms=2 * dim * a.shape[axis + 1])
 
 
-def _product(a: Array, b: Array, dim: int) -> Array:
-    return product(a, b, terms=2 * dim * a.shape[-1])
+def _take(x: Array, index: np.ndarray, axis: int) -> Array:
+    return x[(..., index, *(slice(None),) * (-1 - axis))]
 
 
 def _position(dim: int) -> np.ndarray:
@@ -42,50 +43,54 @@ def _position(dim: int) -> np.ndarray:
     return position
 
 
-def rows(blocks: Sequence[Array]) -> list[Array]:
+def rows(blocks: Sequence[Array], axis: int) -> list[Array]:
     """The rows of blocks, one by one: `[..., 1, K]`."""
     return [
-        row for block in blocks for row in lax.split(block, (1,) * block.shape[-2], block.ndim - 2)
+        row
+        for block in blocks
+        for row in lax.split(block, (1,) * block.shape[axis], block.ndim + axis)
     ]
 
 
 def multiply(
-    upper: Sequence[Array], x: Sequence[Array], *, transposed: bool = False
+    upper: Sequence[Array], x: Sequence[Array], axis: int, *, transposed: bool = False
 ) -> list[Array]:
     """(I + R) x or (I + R)^T x, of blocks: row by row, or beyond D = 16 all together."""
-    dim = sum(block.shape[-2] for block in x)
+    dim = sum(block.shape[axis] for block in x)
     if dim > LARGEST_UNROLLED:
-        return [x[0] + _dense_product(upper[0], x[0], transposed=transposed)]
-    entries = rows(x)
+        return [x[0] + _dense_product(upper[0], x[0], axis, transposed=transposed)]
+    entries = rows(x, axis)
     total = list(entries)
-    for (i, j), entry in zip(itertools.combinations(range(dim), 2), rows(upper), strict=True):
+    pairs = itertools.combinations(range(dim), 2)
+    for (i, j), entry in zip(pairs, rows(upper, axis), strict=True):
         to, by = (j, i) if transposed else (i, j)
-        total[to] = total[to] + _product(entry, entries[by], dim)
+        total[to] = total[to] + _product(entry, entries[by], dim, axis)
     return total
 
 
-def _dense_product(upper: Array, x: Array, *, transposed: bool) -> Array:
+def _dense_product(upper: Array, x: Array, axis: int, *, transposed: bool) -> Array:
     """R x or R^T x, through R as `[..., D, D, K]`."""
-    dim = x.shape[-2]
-    zero = jnp.zeros((*upper.shape[:-2], 1, upper.shape[-1]), upper.dtype)
-    dense = jnp.concatenate([upper, zero], axis=-2)[..., _position(dim), :]
+    dim = x.shape[axis]
+    zero = jnp.zeros_like(lax.slice_in_dim(upper, 0, 1, axis=axis))
+    dense = _take(jnp.concatenate([upper, zero], axis=axis), _position(dim), axis)
     if transposed:
-        return jnp.sum(_product(dense, x[..., :, None, :], dim), axis=-3)
-    return jnp.sum(_product(dense, x[..., None, :, :], dim), axis=-2)
+        return jnp.sum(_product(dense, jnp.expand_dims(x, axis), dim, axis), axis=axis - 1)
+    return jnp.sum(_product(dense, jnp.expand_dims(x, axis - 1), dim, axis), axis=axis)
 
 
-def outer(x: Sequence[Array], y: Sequence[Array]) -> list[Array]:
+def outer(x: Sequence[Array], y: Sequence[Array], axis: int) -> list[Array]:
     """x_i y_j for i < j, packed, of blocks and in blocks."""
     if len(x) == 1:
-        dim = x[0].shape[-2]
+        dim = x[0].shape[axis]
         row, column = np.triu_indices(dim, 1)
-        return [_product(x[0][..., row, :], y[0][..., column, :], dim)]
-    return [_product(x[i], y[j], len(x)) for i, j in itertools.combinations(range(len(x)), 2)]
+        return [_product(_take(x[0], row, axis), _take(y[0], column, axis), dim, axis)]
+    pairs = itertools.combinations(range(len(x)), 2)
+    return [_product(x[i], y[j], len(x), axis) for i, j in pairs]
 
 
 def unit_upper(packed: Array) -> Array:
     """I + R as dense matrices `[..., D, D]`, from entries on the last axis."""
-    dim = _dim(packed[..., None])
+    dim = (1 + int(np.sqrt(1 + 8 * packed.shape[-1]))) // 2
     position = _position(dim)
     position[np.diag_indices(dim)] = packed.shape[-1] + 1
     one = jnp.ones((*packed.shape[:-1], 1), packed.dtype)

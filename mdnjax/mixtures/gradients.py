@@ -34,6 +34,7 @@ saturate, and the derivatives are the formulas above at the saturated values. Th
 uses s itself.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
@@ -48,36 +49,57 @@ from mdnjax._types import Array
 from mdnjax.mixtures import _triangular as triangular
 
 
-class Parameters(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parameters:
     """A mixture as the core reads it: components on the last axis, dimension by dimension.
 
     So laid out, sums over the event are sums of whole vectors of components. Rows come in blocks,
     as many in each as `block_heights` says.
 
+    On *columns* the one batch axis stands last, behind the components: whole vectors of examples.
+
     Attributes:
-        logits: `[..., K]`.
-        log_scale: Blocks `[..., *, K]` of one row (isotropic) or D rows.
+        logits: `[..., K]`; on columns `[K, B]`.
+        log_scale: Blocks `[..., *, K]`, or `[*, K, B]`, of one row (isotropic) or D rows.
         loc: Blocks of D rows.
         upper: Blocks of D(D-1)/2 rows, the entries of R (full), or none.
+        columns: Whether the batch axis stands last; static.
     """
 
     logits: Array
     log_scale: tuple[Array, ...]
     loc: tuple[Array, ...]
     upper: tuple[Array, ...]
+    columns: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    # JAX rebuilds pytrees around axes and placeholders; checkers at run time must let it.
+    __no_type_check__ = True
+
+    @property
+    def axis(self) -> int:
+        """That of the components; of blocks, the one before it is that of the rows."""
+        return -2 if self.columns else -1
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        return self.logits.shape[self.axis]
 
     @property
     def dim(self) -> int:
         """D."""
-        return sum(block.shape[-2] for block in self.loc)
+        return sum(block.shape[self.axis - 1] for block in self.loc)
 
     @property
     def is_isotropic(self) -> bool:
         """Whether all dimensions share one log-scale."""
-        return sum(block.shape[-2] for block in self.log_scale) < self.dim
+        return sum(block.shape[self.axis - 1] for block in self.log_scale) < self.dim
 
 
-def block_heights(covariance: str, dim: int) -> tuple[tuple[int, ...], ...]:
+def block_heights(
+    covariance: str, dim: int, *, columns: bool = False
+) -> tuple[tuple[int, ...], ...]:
     """How many rows each block has: of log-scales, of centres, and of entries of R.
 
     One each where that is fastest, but all together where there are so many that XLA:CPU no longer
@@ -86,24 +108,29 @@ def block_heights(covariance: str, dim: int) -> tuple[tuple[int, ...], ...]:
     num_entries = triangular.num_entries(dim) if covariance == "full" else 0
     if covariance == "isotropic":
         return (1,), (dim,), ()
-    if dim <= (_FEW_ROWS if num_entries else triangular.LARGEST_UNROLLED):
+    if columns:
+        is_one_each = 1 + 2 * dim + num_entries <= _MOST_JOINED
+    else:
+        is_one_each = dim <= (_FEW_ROWS if num_entries else triangular.LARGEST_UNROLLED)
+    if is_one_each:
         return (1,) * dim, (1,) * dim, (1,) * num_entries
     return (dim,), (dim,), (num_entries,) if num_entries else ()
 
 
-_FEW_ROWS = 3
+_FEW_ROWS, _MOST_JOINED = 3, 8
+"""Up to so many arrays XLA:CPU joins as it computes them; more it computes, and then copies."""
 
 
 class Posterior(NamedTuple):
     """What one pass over the components leaves behind; blocks are those of the parameters."""
 
     log_prob: Array  # [...]
-    weights: Array  # [..., K], pi
-    responsibilities: Array  # [..., K], gamma
+    weights: Array  # [..., K], or on columns [K, B]: pi
+    responsibilities: Array  # alike: gamma
     delta: list[Array]  # blocks of y - mu
     inverse_scale: list[Array]  # blocks of exp(-s)
     z: list[Array]  # blocks, or rows of them
-    square: Array  # [..., K], |z|^2
+    square: Array  # |z|^2, as the weights
 
 
 def log_softmax(logits: Array) -> Array:
@@ -128,19 +155,19 @@ _FEW_DIMENSIONS, _FEW_NUMBERS = 8, 256
 """Summed one by one: on CPU a reduction over so few dimensions, or numbers in all, costs more."""
 
 
-def _sum(x: Array) -> Array:
+def _sum(x: Array, axis: int) -> Array:
     """Of the components, `[..., 1]`; one by one, since a reduction works its terms out anew."""
-    if x.shape[-1] > _MANY_COMPONENTS:
-        return jnp.sum(x, axis=-1, keepdims=True)
-    return _add(jnp.split(x, x.shape[-1], axis=-1))
+    if x.shape[axis] > _MANY_COMPONENTS:
+        return jnp.sum(x, axis=axis, keepdims=True)
+    return _add(jnp.split(x, x.shape[axis], axis=axis))
 
 
-def _peak(x: Array) -> Array:
+def _peak(x: Array, axis: int) -> Array:
     """The largest of the components, `[..., 1]`, for subtracting what cancels: constant."""
-    if x.shape[-1] > _FEW_COMPONENTS:
-        largest = jnp.max(x, axis=-1, keepdims=True)
+    if x.shape[axis] > _FEW_COMPONENTS:
+        largest = jnp.max(x, axis=axis, keepdims=True)
     else:
-        largest = functools.reduce(jnp.maximum, jnp.split(x, x.shape[-1], axis=-1))
+        largest = functools.reduce(jnp.maximum, jnp.split(x, x.shape[axis], axis=axis))
     return lax.stop_gradient(largest)
 
 
@@ -164,7 +191,9 @@ def _finite(logits: Array) -> Array:
 def _exponentials(parameters: Parameters, peak: Array) -> tuple[Array, list[Array]]:
     """exp(logits - peak), `[..., K]`, and exp(-s) in blocks, s saturated."""
     logits, log_scale = parameters.logits, parameters.log_scale
-    num_components = logits.shape[-1]
+    num_components = parameters.num_components
+    if parameters.columns:
+        return jnp.exp(_shifted(logits, peak)), [jnp.exp(-bounded(s)) for s in log_scale]
     if not _FEW_COMPONENTS < num_components < _SHORT_ROW:
         inverse_scale = [jnp.exp(-bounded(_flat(s))).reshape(s.shape) for s in log_scale]
         return jnp.exp(_shifted(logits, peak)), inverse_scale
@@ -188,19 +217,21 @@ def _add(terms: Iterable[Array]) -> Array:
     return functools.reduce(jnp.add, terms)
 
 
-def _sum_rows(x: Array, *, few: int = _FEW_NUMBERS) -> Array:
+def _sum_rows(x: Array, axis: int, *, few: int = _FEW_NUMBERS) -> Array:
     """Over the dimensions: `[..., D, K]` -> `[..., K]`; one by one of so few numbers."""
-    dim, num_components = x.shape[-2:]
+    dim, num_components = x.shape[axis], x.shape[axis + 1]
     if dim > _FEW_DIMENSIONS and dim * num_components > few:
-        return jnp.sum(x, axis=-2)
-    return _add(x[..., i, :] for i in range(dim))
+        return jnp.sum(x, axis=axis)
+    return _add(jnp.squeeze(row, axis) for row in jnp.split(x, dim, axis=axis))
 
 
-def _like(pattern: Sequence[Array], blocks: Sequence[Array]) -> Sequence[Array]:
+def _like(pattern: Sequence[Array], blocks: Sequence[Array], axis: int) -> Sequence[Array]:
     """Blocks as rows, or rows as one block, whichever `pattern` is."""
     if len(pattern) == len(blocks):
         return blocks
-    return triangular.rows(blocks) if len(pattern) > 1 else [jnp.concatenate(blocks, axis=-2)]
+    if len(pattern) > 1:
+        return triangular.rows(blocks, axis)
+    return [jnp.concatenate(blocks, axis=axis)]
 
 
 def posterior(parameters: Parameters, y: Array, *, with_gradient: bool = False) -> Posterior:
@@ -208,46 +239,48 @@ def posterior(parameters: Parameters, y: Array, *, with_gradient: bool = False) 
 
     Args:
         parameters: The mixtures; batch shapes equal to that of `y`.
-        y: `[..., D]`.
+        y: `[..., D]`, or `[D, B]`.
         with_gradient: Whether they follow. It changes no number, but what is fast.
 
     Returns:
         The `Posterior`.
     """
     dim, dtype = parameters.dim, parameters.logits.dtype
+    components, rows = parameters.axis, parameters.axis - 1
     largest = largest_float(dtype)
     # |z| <= sqrt(largest / (4 D)) keeps |z|^2 summed over D dimensions a quarter of the largest.
     z_limit = math.sqrt(largest / (4 * max(dim, 64)))
     # exp of the logits serves both pi and its normaliser: each exponential is taken once.
-    largest_logit = _peak(_finite(parameters.logits))
+    largest_logit = _peak(_finite(parameters.logits), components)
     unnormalised, inverse_scale = _exponentials(parameters, largest_logit)
 
-    heights = [block.shape[-2] for block in parameters.loc]
-    targets = lax.split(y[..., :, None], heights, axis=y.ndim - 1)
+    heights = [block.shape[rows] for block in parameters.loc]
+    targets = lax.split(jnp.expand_dims(y, components), heights, axis=y.ndim + 1 + rows)
     delta = [t - mu for t, mu in zip(targets, parameters.loc, strict=True)]
     scaled, by = delta, inverse_scale
     if parameters.upper:
         delta = [clip(block, largest) for block in delta]
-        scaled = triangular.multiply(parameters.upper, delta)
-        by = _like(scaled, inverse_scale)
+        scaled = triangular.multiply(parameters.upper, delta, rows)
+        by = _like(scaled, inverse_scale, rows)
     z = [clip(u * r, z_limit) for u, r in zip(scaled, by, strict=True)]
 
     # A sum one by one has z of many dimensions kept, which the isotropic gradient does better
     # without: of one exp(-s), z is cheap to form again.
     few = 0 if with_gradient and parameters.is_isotropic else _FEW_NUMBERS
-    square = _add(_sum_rows(block * block, few=few) for block in z)
-    log_det = _add(_sum_rows(clip(s, largest / (4 * dim))) for s in parameters.log_scale)
+    square = _add(_sum_rows(block * block, rows, few=few) for block in z)
+    log_det = _add(_sum_rows(clip(s, largest / (4 * dim)), rows) for s in parameters.log_scale)
     repeats = dim if parameters.is_isotropic else 1
     log_normal = -0.5 * square - (repeats * log_det + 0.5 * dim * math.log(2 * math.pi))
 
     log_joint = _shifted(parameters.logits, largest_logit) + log_normal
-    peak = _peak(log_joint)
+    peak = _peak(log_joint, components)
     share = jnp.exp(log_joint - peak)
     # XLA keeps a quotient for all who need it, but would work out a sum anew for each of them.
-    per_weight, per_share = 1 / _sum(unnormalised), 1 / _sum(share)
+    per_weight, per_share = 1 / _sum(unnormalised, components), 1 / _sum(share, components)
     # It cannot saturate here. But a clamp ends what XLA:CPU takes into a library kernel when the
     # caller sums over examples, and all of the above is no work for that kernel.
-    log_prob = clip((peak + (jnp.log(per_weight) - jnp.log(per_share)))[..., 0], largest)
+    log_prob = peak + (jnp.log(per_weight) - jnp.log(per_share))
+    log_prob = clip(jnp.squeeze(log_prob, components), largest)
     weights, gamma = unnormalised * per_weight, share * per_share
     return Posterior(log_prob, weights, gamma, delta, inverse_scale, z, square)
 
@@ -265,28 +298,31 @@ def log_prob_gradient(
         with_y: Whether the derivative with respect to y is wanted.
 
     Returns:
-        The derivatives, shaped as the parameters, and `[..., D]` (or None).
+        The derivatives, shaped as the parameters, and as y (or None).
     """
-    dim, num_components = parameters.dim, parameters.logits.shape[-1]
-    gamma = at.responsibilities[..., None, :]
+    dim, num_components = parameters.dim, parameters.num_components
+    components, rows = parameters.axis, parameters.axis - 1
+    gamma = jnp.expand_dims(at.responsibilities, rows)
     # Small enough for a sum over the components, and over a row of R.
     limit = largest_float(gamma.dtype, terms=8 * dim * num_components)
 
-    z = _like(parameters.loc, at.z)
+    z = _like(parameters.loc, at.z, rows)
     w = [clip(gamma * r * x, limit) for x, r in zip(z, at.inverse_scale, strict=True)]
     if parameters.is_isotropic:
-        d_log_scale = [gamma * (at.square[..., None, :] - dim)]
+        d_log_scale = [gamma * (jnp.expand_dims(at.square, rows) - dim)]
     else:
         d_log_scale = [gamma * (x * x - 1) for x in z]
     d_loc, d_upper = w, []
     if parameters.upper:
-        d_loc = _like(w, triangular.multiply(parameters.upper, w, transposed=True))
-        d_upper = [-block for block in triangular.outer(w, at.delta)]
+        d_loc = _like(w, triangular.multiply(parameters.upper, w, rows, transposed=True), rows)
+        d_upper = [-block for block in triangular.outer(w, at.delta, rows)]
     d_logits = at.responsibilities - at.weights
-    d_parameters = Parameters(d_logits, tuple(d_log_scale), tuple(d_loc), tuple(d_upper))
+    blocks = tuple(d_log_scale), tuple(d_loc), tuple(d_upper)
+    d_parameters = Parameters(d_logits, *blocks, parameters.columns)
     if not with_y:
         return d_parameters, None
-    return d_parameters, -jnp.concatenate([jnp.sum(block, axis=-1) for block in d_loc], axis=-1)
+    d_y = [jnp.sum(block, axis=components) for block in d_loc]
+    return d_parameters, -jnp.concatenate(d_y, axis=components)
 
 
 @jax.custom_jvp
@@ -295,7 +331,7 @@ def log_likelihood(parameters: Parameters, y: Array) -> Array:
 
     Args:
         parameters: The mixtures; batch shapes equal to that of `y`.
-        y: `[..., D]`.
+        y: `[..., D]`, or on columns `[D, B]`.
     """
     return posterior(parameters, y).log_prob
 
@@ -311,7 +347,9 @@ def _log_likelihood_jvp(primals, tangents):
     leaves = zip(jax.tree.leaves(gradients), jax.tree.leaves(tangents), strict=False)
     for gradient, tangent in leaves:
         if not _is_zero(tangent):
-            event = tuple(range(at.log_prob.ndim, gradient.ndim))
+            # All axes but those of the batch, which on columns is the last.
+            rank, batch_rank = gradient.ndim, at.log_prob.ndim
+            event = tuple(range(rank - 1) if parameters.columns else range(batch_rank, rank))
             log_prob_dot = log_prob_dot + jnp.sum(gradient * tangent, axis=event)
     return at.log_prob, log_prob_dot
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
-from mdnjax._batching import broadcast_with
+from mdnjax._batching import broadcast_with, columns_with
 from mdnjax._checks import require, require_outputs
 from mdnjax._saturation import clip, largest_float
 from mdnjax._types import Array, ArrayLike, Key, as_float
@@ -35,6 +35,15 @@ class Head(Protocol):
 
     def nll(self, raw: Any, y: Any) -> Array:
         """-log p(y) of the density that `raw` `[..., num_outputs]` describes: `[...]`, nats."""
+        ...
+
+
+@runtime_checkable
+class ColumnsHead(Head, Protocol):
+    """A head that takes raw outputs as columns, too: the batch axes behind."""
+
+    def nll_columns(self, raw: Any, y: Any) -> Array:
+        """`nll` of `raw` `[num_outputs, ...]` and of `y` likewise: `[...]`, nats."""
         ...
 
 
@@ -172,6 +181,37 @@ class GaussianHead:
         raw, y = broadcast_with("GaussianHead.nll", "raw", raw, raw.shape[:-1], y, self.dim)
         return -log_likelihood(self._parameters(raw), y)
 
+    def nll_columns(
+        self, raw: Float[ArrayLike, "P *#batch"], y: Shaped[ArrayLike, "D *#batch"]
+    ) -> Float[Array, "*batch"]:
+        """`nll`, of raw outputs and targets with the batch behind: the same nats and gradients.
+
+        On a CPU the loss of many examples and few outputs each takes half as long like this, since
+        all its loops are over examples. It is for raw outputs that are columns already: turning
+        rows takes longer than what is gained.
+
+        Args:
+            raw: `[num_outputs, ...]`.
+            y: `[D, ...]`, promoted to the dtype of `raw`.
+
+        Returns:
+            `[...]`, the broadcast batch shape; finite for all finite inputs.
+
+        Raises:
+            ValueError: The first axes do not fit the head, or the batch shapes do not broadcast.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import mdnjax as mdn
+            >>> head = mdn.GaussianHead(num_components=3, dim=2)
+            >>> print(head.nll_columns(jnp.zeros((12, 2)), jnp.zeros((2, 2))))  # log 2 pi
+            [1.8379 1.8379]
+        """
+        raw = as_float(raw)
+        require_outputs("GaussianHead.nll_columns", raw, self, columns=True)
+        raw, y, batch = columns_with("GaussianHead.nll_columns", raw, y, self.dim)
+        return -log_likelihood(self._parameters(raw, columns=True), y).reshape(batch)
+
     def sample(self, key: Key, raw: Float[ArrayLike, "*batch P"]) -> Float[Array, "*batch D"]:
         """A sample of each mixture, `sample(key, head.mixture(raw))`.
 
@@ -187,18 +227,22 @@ class GaussianHead:
         """
         return sample(key, self.mixture(raw))
 
-    def _parameters(self, raw: Array) -> Parameters:
+    def _parameters(self, raw: Array, *, columns: bool = False) -> Parameters:
         # One split into all blocks: its transpose writes the gradient once, where it belongs.
-        heights = block_heights(self.covariance, self.dim)
-        logits, *blocks = self._split(raw, (1, *itertools.chain(*heights)))
-        parts = iter(blocks)
-        return Parameters(
-            logits[..., 0, :], *(tuple(itertools.islice(parts, len(h))) for h in heights)
-        )
+        heights = block_heights(self.covariance, self.dim, columns=columns)
+        split = self._split_columns if columns else self._split
+        logits, *rest = split(raw, (1, *itertools.chain(*heights)))
+        parts = iter(rest)
+        scales, centres, entries = (tuple(itertools.islice(parts, len(h))) for h in heights)
+        logits = jnp.squeeze(logits, -3 if columns else -2)
+        return Parameters(logits, scales, centres, entries, columns)
 
     def _split(self, raw: Array, heights: Sequence[int]) -> Sequence[Array]:
         rows = raw.reshape(*raw.shape[:-1], sum(self._rows), self.num_components)
         return jax.lax.split(rows, heights, axis=rows.ndim - 2)
+
+    def _split_columns(self, raw: Array, heights: Sequence[int]) -> Sequence[Array]:
+        return jax.lax.split(raw.reshape(sum(self._rows), self.num_components, -1), heights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +299,25 @@ class BernoulliHead:
         y = jnp.asarray(y)[..., None]
         raw, y = broadcast_with("BernoulliHead.nll", "raw", raw, raw.shape[:-1], y, 1)
         return bernoulli_nll(raw[..., 0], y[..., 0])
+
+    def nll_columns(
+        self, raw: Float[ArrayLike, "1 *#batch"], y: Shaped[ArrayLike, "*#batch"]
+    ) -> Float[Array, "*batch"]:
+        """`nll`, of raw outputs with the batch behind.
+
+        Args:
+            raw: `[1, ...]`.
+            y: `[...]`, as in `nll`.
+
+        Returns:
+            `[...]`, the broadcast batch shape.
+
+        Raises:
+            ValueError: The first axis of `raw` is not 1, or the batch shapes do not broadcast.
+        """
+        raw = as_float(raw)
+        require_outputs("BernoulliHead.nll_columns", raw, self, columns=True)
+        return self.nll(raw[0][..., None], y)
 
     def sample(self, key: Key, raw: Float[ArrayLike, "*batch 1"]) -> Float[Array, "*batch"]:
         """A yes or a no drawn for each.
@@ -318,9 +381,7 @@ class ProductHead:
         """
         raw = as_float(raw)
         require_outputs("ProductHead.split", raw, self)
-        sizes = [part.num_outputs for _, part in self.parts]
-        pieces = jax.lax.split(raw, sizes, axis=raw.ndim - 1)
-        return {name: piece for (name, _), piece in zip(self.parts, pieces, strict=True)}
+        return self._split(raw, raw.ndim - 1)
 
     def nll(self, raw: Float[ArrayLike, "*batch P"], y: Mapping[str, Any]) -> Array:
         """The sum of the parts' nlls, in nats.
@@ -339,19 +400,57 @@ class ProductHead:
             ValueError: The last axis of `raw` is not `num_outputs`, the names of `y` are not the
                 parts', or a part refuses its target.
         """
-        names = [name for name, _ in self.parts]
+        self._require_names("ProductHead.nll", y)
+        pieces = self.split(raw)
+        return _sum([part.nll(pieces[name], y[name]) for name, part in self.parts])
+
+    def nll_columns(self, raw: Float[ArrayLike, "P *#batch"], y: Mapping[str, Any]) -> Array:
+        """`nll`, of raw outputs with the batch behind, and of targets as the parts then take them.
+
+        Args:
+            raw: `[num_outputs, ...]`.
+            y: A target for each part, by name.
+
+        Returns:
+            `[...]`, the broadcast batch shape.
+
+        Raises:
+            ValueError: As for `nll`, or a part takes no columns.
+        """
+        function = "ProductHead.nll_columns"
+        raw = as_float(raw)
+        require_outputs(function, raw, self, columns=True)
+        self._require_names(function, y)
+        pieces = self._split(raw, 0)
+        nats = []
+        for name, part in self.parts:
+            takes = isinstance(part, ColumnsHead)
+            require(takes, function, name, repr(part), "a head with nll_columns")
+            nats.append(part.nll_columns(pieces[name], y[name]))
+        return _sum(nats)
+
+    def _split(self, raw: Array, axis: int) -> dict[str, Array]:
+        sizes = [part.num_outputs for _, part in self.parts]
+        pieces = jax.lax.split(raw, sizes, axis=axis)
+        return {name: piece for (name, _), piece in zip(self.parts, pieces, strict=True)}
+
+    def _require_names(self, function: str, y: Any) -> None:
+        names = {name for name, _ in self.parts}
         require(
-            isinstance(y, Mapping) and set(y) == set(names),
-            "ProductHead.nll",
+            isinstance(y, Mapping) and set(y) == names,
+            function,
             "y",
             f"keys {sorted(y)}" if isinstance(y, Mapping) else type(y).__name__,
             f"a mapping with the keys {sorted(names)}",
         )
-        pieces = self.split(raw)
-        nats = [_saturate(part.nll(pieces[name], y[name]), len(names)) for name, part in self.parts]
-        batch = jnp.broadcast_shapes(*(terms.shape for terms in nats))
-        first, *others = (jnp.broadcast_to(terms, batch) for terms in nats)
-        return sum(others, start=first)
+
+
+def _sum(nats: Sequence[Array]) -> Array:
+    """The terms, saturated and broadcast, added up."""
+    nats = [_saturate(terms, len(nats)) for terms in nats]
+    batch = jnp.broadcast_shapes(*(terms.shape for terms in nats))
+    first, *others = (jnp.broadcast_to(terms, batch) for terms in nats)
+    return sum(others, start=first)
 
 
 def _saturate(nats: Array, num_terms: int) -> Array:

@@ -25,6 +25,7 @@ As in `log_prob`, the log-weights are read as logits, and derivatives saturate a
 largest number.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, overload
@@ -386,7 +387,7 @@ def _limit(x: Array) -> float:
 
 
 def _reflected(values: Parameters, sign: Array | float) -> Parameters:
-    return values._replace(loc=(sign * values.loc[0],))
+    return dataclasses.replace(values, loc=(sign * values.loc[0],))
 
 
 def _on_one_side(
