@@ -11,6 +11,7 @@ from apart import Apart
 from mdn_formulas import Covariance, Formula, Shape, candidates, plain, random_problem
 from mdn_race import (
     BEST,
+    COLUMNS,
     OURS,
     PLAIN,
     ROWS,
@@ -55,7 +56,9 @@ def measure(shape: Shape, settings: Settings) -> dict[str, Any]:
     """
     problem = random_problem(shape)
     reference = contestant(plain(shape), problem)
-    found = {OURS: or_why(lambda: contestant(ours(shape), problem)), PLAIN: reference}
+    found = {OURS: or_why(lambda: contestant(ours(shape), problem))}
+    found[COLUMNS] = or_why(lambda: contestant(ours(shape, columns=True), problem))
+    found[PLAIN] = reference
     found |= {formula.name: contestant(formula, problem) for formula in candidates(shape)}
     require_agreement(found)
     found |= peers(shape, problem, reference, settings)
@@ -63,7 +66,7 @@ def measure(shape: Shape, settings: Settings) -> dict[str, Any]:
     gradient, forward, fresh = timing(shape, present(found), settings)
     winners = _winners(shape, gradient)
     out = {formula.name for formula in candidates(shape)}
-    names = {OURS: OURS, PLAIN: PLAIN} | winners
+    names = {OURS: OURS, COLUMNS: COLUMNS, PLAIN: PLAIN} | winners
     names |= {name: name for name in found if name not in out}
 
     def kept(values: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +79,7 @@ def measure(shape: Shape, settings: Settings) -> dict[str, Any]:
     row["seconds"] = {"gradient": lists(gradient), "forward": lists(forward)}
     row["reference"] = to
     row["ratio"] = {"gradient": ratios(gradient, to), "forward": ratios(forward, to)}
+    row["ratio"]["gradient, to columns"] = ratios(gradient, COLUMNS)
     rivals = kept(present(found))
     row["temporary_bytes"] = {name: rival.temporary for name, rival in rivals.items()}
     row["fresh_bytes"] = fresh
@@ -133,8 +137,8 @@ def _rebuild(name: str, shape: Shape, settings: Settings) -> dict[str, Callable[
         rival = torch_contestant(shape, problem, settings)
     elif name in mdn_peers.PEERS:
         rival = contestant(mdn_peers.jax_formula(name, shape), problem)
-    elif name == OURS:
-        rival = contestant(ours(shape), problem)
+    elif name in (OURS, COLUMNS):
+        rival = contestant(ours(shape, columns=name == COLUMNS), problem)
     else:
         formulas = [plain(shape), *candidates(shape)]
         rival = contestant(next(f for f in formulas if f.name == name), problem)

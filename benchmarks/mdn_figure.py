@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import mdn_limits
 import numpy as np
-from mdn_race import BEST, OURS, PLAIN
+from mdn_race import BEST, COLUMNS, OURS, PLAIN
 
 from mdnjax import plotting
 from mdnjax.plotting import style
@@ -26,6 +26,7 @@ Row = dict[str, Any]
 # Okabe and Ito's colours again. Ours is the line at 1, the limits are on its left.
 GREEN, SKY, PINK, YELLOW = "#009e73", "#56b4e9", "#cc79a7", "#e69f00"
 MARKS = {
+    COLUMNS: (style.BLUE, "s"),
     PLAIN: (style.ORANGE, "o"),
     BEST: (GREEN, "o"),
     "numpyro": (PINK, "s"),

@@ -204,15 +204,15 @@ def _split_rows(shape: Shape, raw: Array) -> Mixtures:
     )
 
 
-def pack_components_last(mixtures: Mixtures) -> Array:
+def _pack_components_last(mixtures: Mixtures) -> Array:
     """`[B, P]`, rows of K: logits, log-scales, centres, upper entries, as in `GaussianHead`."""
     logits, loc, log_scale, upper = (jnp.asarray(x) for x in mixtures)
     rows = [jnp.swapaxes(x, 1, 2) for x in (logits[..., None], log_scale, loc, upper)]
     return jnp.concatenate(rows, axis=1).reshape(len(logits), -1)
 
 
-def unpack_components_last(shape: Shape, raw: Array) -> Mixtures:
-    """The inverse of `pack_components_last`."""
+def _unpack_components_last(shape: Shape, raw: Array) -> Mixtures:
+    """The inverse of `_pack_components_last`."""
     rows = raw.reshape(len(raw), -1, shape.components)
     sizes = (1, shape.scales, shape.dim, shape.entries)
     parts = [jnp.swapaxes(x, 1, 2) for x in jax.lax.split(rows, sizes, axis=1)]
@@ -278,8 +278,7 @@ def _components_last(shape: Shape) -> Formula:
         log_normal = -0.5 * jnp.sum(z * z, axis=1) - log_det - _constant(shape.dim)
         return _logsumexp(logits, -1) - _logsumexp(logits + log_normal, -1)
 
-    unpack = functools.partial(unpack_components_last, shape)
-    return Formula("components last", pack_components_last, unpack, nll)
+    return Formula("components last", *packing(shape, False), nll)
 
 
 def _by_dimension(shape: Shape, *, columns: bool = False) -> Formula:
@@ -294,7 +293,7 @@ def _by_dimension(shape: Shape, *, columns: bool = False) -> Formula:
         return _logsumexp(logits, axis) - _logsumexp(logits + log_normal, axis)
 
     name = "dimension by dimension" + (", columns" if columns else "")
-    return Formula(name, *_packing(shape, columns), nll, columns)
+    return Formula(name, *packing(shape, columns), nll, columns)
 
 
 def _scalars(shape: Shape) -> Formula:
@@ -308,7 +307,7 @@ def _scalars(shape: Shape) -> Formula:
         joint = [logits[c] + _log_normal(shape, outputs[k + c :: k], targets) for c in range(k)]
         return _logsumexp_of(logits) - _logsumexp_of(joint)
 
-    return Formula("components one by one", *_packing(shape, True), nll, columns=True)
+    return Formula("components one by one", *packing(shape, True), nll, columns=True)
 
 
 def _log_normal(shape: Shape, parameters: Sequence[Array], y: Sequence[Array]) -> Array:
@@ -332,14 +331,16 @@ def _logsumexp_of(terms: Sequence[Array]) -> Array:
     return largest + jnp.log(_add([jnp.exp(x - largest) for x in terms]))
 
 
-def _packing(
+def packing(
     shape: Shape, columns: bool
 ) -> tuple[Callable[[Mixtures], Array], Callable[[Array], Mixtures]]:
+    """How raw outputs are packed and unpacked: rows of K as in `GaussianHead`, or those turned."""
+
     def pack(mixtures: Mixtures) -> Array:
-        raw = pack_components_last(mixtures)
+        raw = _pack_components_last(mixtures)
         return raw.T if columns else raw
 
     def unpack(raw: Array) -> Mixtures:
-        return unpack_components_last(shape, raw.T if columns else raw)
+        return _unpack_components_last(shape, raw.T if columns else raw)
 
     return pack, unpack

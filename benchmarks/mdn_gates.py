@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import mdn_limits
-from mdn_race import BEST, OURS, PLAIN, ROWS
+from mdn_race import BEST, COLUMNS, OURS, PLAIN, ROWS
 
 Rows = Iterable[dict[str, Any]]
 
@@ -62,9 +62,12 @@ def _of_alone(row: dict[str, Any]) -> Iterator[Gate]:
     bound = PLAIN_GATES.get((row["covariance"], *size))
     if bound is not None:
         yield Gate(f"{_where(row)}: {PLAIN} / ours", ratio[PLAIN], bound)
-    for best in (BEST, ROWS):
-        if best in ratio:
-            yield Gate(f"{_where(row)}: {best} / ours", ratio[best], 0.95)
+    if ROWS in ratio:  # the best of all is on columns: each beside ours in its layout
+        on_columns = row["ratio"]["gradient, to columns"][BEST]
+        yield Gate(f"{_where(row)}: {BEST} / ours, on columns", on_columns, 0.95)
+    on_rows = ratio.get(ROWS, ratio.get(BEST))
+    if on_rows is not None:
+        yield Gate(f"{_where(row)}: {BEST} / ours, on rows", on_rows, 0.95)
     if size != (65536, 20, 2):
         return
     for peer in ("numpyro", "torch"):
@@ -83,9 +86,12 @@ def floor_ratio(row: dict[str, Any]) -> float:
 
 
 def _of_step(row: dict[str, Any]) -> Iterator[Gate]:
-    if row["section"] == "step" and PLAIN in row["ratio"]:
-        yield Gate(f"step, {_where(row)}: {PLAIN} / ours", row["ratio"][PLAIN], 1.0)
-        yield Gate(f"step, {_where(row)}: {PLAIN} / ours", row["ratio"][PLAIN], 1.25, aim=True)
+    ratio = row["ratio"]
+    if row["section"] == "step" and PLAIN in ratio:
+        what = f"step, {_where(row)}: {PLAIN} / ours"
+        yield Gate(what, ratio[PLAIN], 1.0)
+        yield Gate(what, ratio[PLAIN], 1.25, aim=True)
+        yield Gate(f"{what}, on columns", ratio[PLAIN] / ratio[COLUMNS], 1.25, aim=True)
 
 
 def _of_hessian(row: dict[str, Any]) -> Iterator[Gate]:

@@ -24,7 +24,7 @@ import mdn_peers
 from mdn_alone import alone
 from mdn_formulas import Covariance
 from mdn_gates import Gate, floor_ratio, gates
-from mdn_race import BEST, PLAIN, ROWS, Settings
+from mdn_race import BEST, COLUMNS, PLAIN, ROWS, Settings
 from mdn_steps import hessian, step
 from mdn_sweep import small, sweep
 from measure import machine
@@ -110,10 +110,10 @@ def default_sections(device: str) -> list[str]:
 def summarise(rows: list[dict[str, Any]], found: list[Gate]) -> None:
     """How many times ours each takes, and which gates hold."""
     table = [row for row in rows if row["section"] == "alone"]
-    names = [PLAIN, BEST, ROWS, *mdn_peers.PEERS]
+    names = [COLUMNS, PLAIN, BEST, ROWS, *mdn_peers.PEERS]
     line = "{:36}" + "{:>10}" * (len(names) + 2)
     if table:
-        titles = [name.replace(" autodiff", "").replace("best, ", "") for name in names]
+        titles = [name.rpartition(", ")[2].removesuffix(" autodiff") for name in names]
         reference = table[0]["reference"]
         print(f"\nvalue and gradient, times that of {reference}; its own over the limits'")
         print(line.format("", *titles, "/ copy", "/ exp"))

@@ -14,14 +14,14 @@ from mdn_formulas import (
     Mixtures,
     Shape,
     candidates,
-    pack_components_last,
+    packing,
     plain,
-    unpack_components_last,
 )
 from measure import Spread, interleaved, ratio
 
 OURS, PLAIN, BEST = "mdnjax", "plain autodiff", "best autodiff"
-ROWS = "best autodiff, rows"  # of raw outputs as a layer writes them, and ours reads them
+COLUMNS = "mdnjax, columns"  # of raw outputs [P, B]
+ROWS = "best autodiff, rows"  # of raw outputs [B, P], where the best of all is on columns
 TRIAL = 5  # rounds in which candidates show which is the fastest
 SETTLE = 2  # runs before each timed one
 
@@ -74,8 +74,8 @@ class Contestant:
     formula: str | None = None
 
 
-def ours(shape: Shape) -> Formula:
-    """`mdnjax.nll` as a formula.
+def ours(shape: Shape, *, columns: bool = False) -> Formula:
+    """`mdnjax.nll`, or a head's `nll_columns`, as a formula.
 
     Raises:
         ImportError: mdnjax is not there, or not with this version of JAX.
@@ -85,8 +85,9 @@ def ours(shape: Shape) -> Formula:
     head = mdn.GaussianHead(
         num_components=shape.components, dim=shape.dim, covariance=shape.covariance
     )
-    unpack = functools.partial(unpack_components_last, shape)
-    return Formula(OURS, pack_components_last, unpack, functools.partial(mdn.nll, head))
+    if columns:
+        return Formula(COLUMNS, *packing(shape, True), head.nll_columns, columns=True)
+    return Formula(OURS, *packing(shape, False), functools.partial(mdn.nll, head))
 
 
 def contestant(formula: Formula, problem: tuple[Mixtures, Any], name: str = "") -> Contestant:

@@ -19,6 +19,7 @@ from mdn_formulas import (
 )
 from mdn_race import (
     BEST,
+    COLUMNS,
     OURS,
     PLAIN,
     Settings,
@@ -46,7 +47,7 @@ def step(settings: Settings) -> list[dict[str, Any]]:
     found = []
     for covariance in covariances(settings, ("isotropic", "full")):
         shape = _shape(settings, covariance)
-        formulas = _ours(shape) | {PLAIN: plain(shape)}
+        formulas = _ours(shape, columns=True) | {PLAIN: plain(shape)}
         compiled = {name: _step(shape, formula) for name, formula in formulas.items()}
         rivals = {f.name: _step(shape, f) for f in candidates(shape) if f.block is None}
         winner = fastest({name: run for name, (run, _) in rivals.items()})
@@ -133,9 +134,10 @@ def _shape(settings: Settings, covariance: Covariance) -> Shape:
     return Shape(batch, components, 2, covariance)
 
 
-def _ours(shape: Shape) -> dict[str, Formula]:
+def _ours(shape: Shape, *, columns: bool = False) -> dict[str, Formula]:
     try:
-        return {OURS: ours(shape)}
+        found = {OURS: ours(shape)}
+        return found | {COLUMNS: ours(shape, columns=True)} if columns else found
     except ImportError:
         return {}  # the section "alone" says why
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mdnjax import training as training
     from mdnjax import variational as variational
     from mdnjax.mixtures import BernoulliHead as BernoulliHead
+    from mdnjax.mixtures import ColumnsHead as ColumnsHead
     from mdnjax.mixtures import GaussianHead as GaussianHead
     from mdnjax.mixtures import GaussianMixture as GaussianMixture
     from mdnjax.mixtures import Head as Head
@@ -59,6 +60,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BernoulliHead",
+    "ColumnsHead",
     "GaussianHead",
     "GaussianMixture",
     "Head",

@@ -51,9 +51,7 @@ def broadcast_with(
     return broadcast_batch(tree, batch_shape, batch), y
 
 
-def columns_with(
-    function: str, raw: Array, y: Any, dim: int
-) -> tuple[Array, Array, Shape]:
+def columns_with(function: str, raw: Array, y: Any, dim: int) -> tuple[Array, Array, Shape]:
     """Raw outputs and targets with their batch axes behind, flattened into one.
 
     Args:

@@ -25,6 +25,11 @@ BOTH_ORDERS = [
     *(("isotropic", 9, 2), ("isotropic", 32, 9), ("diagonal", 2, 17)),
     *(("full", 9, 2), ("full", 2, 17)),
 ]
+# On columns its sums change as on rows, but blocks are of one row where at most 8 arrays are.
+ON_COLUMNS = [
+    *(("isotropic", 2, 3), ("isotropic", 32, 9), ("diagonal", 9, 3), ("diagonal", 2, 4)),
+    *(("full", 1, 1), ("full", 3, 2), ("full", 2, 3), ("full", 2, 17)),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +141,34 @@ def test_first_and_second_order_agree_with_the_equations(kind, k, dim):
     assert_close((value, gradient), at)
     assert_close((slope, hvp), along)
     assert_close(slope, sum(np.vdot(a, b) for a, b in zip(gradient, v, strict=True)))
+
+
+@pytest.mark.parametrize(("kind", "k", "dim"), ON_COLUMNS)
+def test_first_and_second_order_of_columns_agree_with_the_equations(kind, k, dim):
+    head, raw, y = random_case(kind, k, dim)
+    weights = np.array([1.0, -2.0])
+    rng = np.random.default_rng(1)
+    v = rng.normal(size=raw.shape), rng.normal(size=y.shape)
+
+    @jax.jit
+    def ours(raw, y):
+        def nats(raw, y):
+            return head.nll_columns(raw.T, y.T)
+
+        def loss(raw, y):
+            return jnp.sum(weights * nats(raw, y))
+
+        return nats(raw, y), jax.jvp(jax.grad(loss, argnums=(0, 1)), (raw, y), v)
+
+    def expected(raw, y):
+        each = [closed_form(head, *example) for example in zip(raw, y, strict=True)]
+        nats, *gradients = zip(*each, strict=True)
+        return np.stack(nats), tuple(weights[:, None] * np.stack(g) for g in gradients)
+
+    nats, (gradient, hvp) = ours(raw, y)
+    at, (_, along) = complex_step(expected, (raw, y), v)
+    assert_close((nats, gradient), at)
+    assert_close(hvp, along)
 
 
 def test_every_order_of_differentiation_gives_the_same_hessian():

@@ -14,6 +14,7 @@ from mdnjax.mixtures.gaussian import GaussianMixture as GaussianMixture
 from mdnjax.mixtures.gaussian import bias as bias
 from mdnjax.mixtures.gaussian import temper as temper
 from mdnjax.mixtures.heads import BernoulliHead as BernoulliHead
+from mdnjax.mixtures.heads import ColumnsHead as ColumnsHead
 from mdnjax.mixtures.heads import GaussianHead as GaussianHead
 from mdnjax.mixtures.heads import Head as Head
 from mdnjax.mixtures.heads import ProductHead as ProductHead
@@ -56,6 +57,7 @@ from mdnjax.mixtures.standardizer import Standardizer as Standardizer
 __all__ = [
     "BernoulliHead",
     "Bounds",
+    "ColumnsHead",
     "CovarianceKind",
     "Coverage",
     "Estimate",

@@ -424,9 +424,10 @@ class ProductHead:
         pieces = self._split(raw, 0)
         nats = []
         for name, part in self.parts:
-            takes = isinstance(part, ColumnsHead)
-            require(takes, function, name, repr(part), "a head with nll_columns")
-            nats.append(part.nll_columns(pieces[name], y[name]))
+            is_able = isinstance(part, ColumnsHead)
+            require(is_able, function, name, repr(part), "a head with nll_columns")
+            if is_able:
+                nats.append(part.nll_columns(pieces[name], y[name]))
         return _sum(nats)
 
     def _split(self, raw: Array, axis: int) -> dict[str, Array]:
