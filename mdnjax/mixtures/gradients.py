@@ -103,18 +103,19 @@ def block_heights(
     """How many rows each block has: of log-scales, of centres, and of entries of R.
 
     One each where that is fastest, but all together where there are so many that XLA:CPU no longer
-    writes a gradient in one pass, or, as of isotropic centres, one scale is for all.
+    writes a gradient in one pass, or, as of isotropic centres in rows, one scale is for all.
     """
+    num_scales = 1 if covariance == "isotropic" else dim
     num_entries = triangular.num_entries(dim) if covariance == "full" else 0
-    if covariance == "isotropic":
-        return (1,), (dim,), ()
     if columns:
-        is_one_each = 1 + 2 * dim + num_entries <= _MOST_JOINED
+        is_one_each = 1 + num_scales + dim + num_entries <= _MOST_JOINED
+    elif covariance == "isotropic":
+        is_one_each = False
     else:
         is_one_each = dim <= (_FEW_ROWS if num_entries else triangular.LARGEST_UNROLLED)
     if is_one_each:
-        return (1,) * dim, (1,) * dim, (1,) * num_entries
-    return (dim,), (dim,), (num_entries,) if num_entries else ()
+        return (1,) * num_scales, (1,) * dim, (1,) * num_entries
+    return (num_scales,), (dim,), (num_entries,) if num_entries else ()
 
 
 _FEW_ROWS, _MOST_JOINED = 3, 8
@@ -226,11 +227,12 @@ def _sum_rows(x: Array, axis: int, *, few: int = _FEW_NUMBERS) -> Array:
 
 
 def _like(pattern: Sequence[Array], blocks: Sequence[Array], axis: int) -> Sequence[Array]:
-    """Blocks as rows, or rows as one block, whichever `pattern` is."""
+    """Blocks as rows, or rows as one block, whichever `pattern` is; one row for all of them too."""
     if len(pattern) == len(blocks):
         return blocks
     if len(pattern) > 1:
-        return triangular.rows(blocks, axis)
+        rows = triangular.rows(blocks, axis)
+        return rows * (len(pattern) // len(rows))
     return [jnp.concatenate(blocks, axis=axis)]
 
 
@@ -257,11 +259,11 @@ def posterior(parameters: Parameters, y: Array, *, with_gradient: bool = False) 
     heights = [block.shape[rows] for block in parameters.loc]
     targets = lax.split(jnp.expand_dims(y, components), heights, axis=y.ndim + 1 + rows)
     delta = [t - mu for t, mu in zip(targets, parameters.loc, strict=True)]
-    scaled, by = delta, inverse_scale
+    scaled = delta
     if parameters.upper:
         delta = [clip(block, largest) for block in delta]
         scaled = triangular.multiply(parameters.upper, delta, rows)
-        by = _like(scaled, inverse_scale, rows)
+    by = _like(scaled, inverse_scale, rows)
     z = [clip(u * r, z_limit) for u, r in zip(scaled, by, strict=True)]
 
     # A sum one by one has z of many dimensions kept, which the isotropic gradient does better
@@ -307,7 +309,8 @@ def log_prob_gradient(
     limit = largest_float(gamma.dtype, terms=8 * dim * num_components)
 
     z = _like(parameters.loc, at.z, rows)
-    w = [clip(gamma * r * x, limit) for x, r in zip(z, at.inverse_scale, strict=True)]
+    by = _like(z, at.inverse_scale, rows)
+    w = [clip(gamma * r * x, limit) for x, r in zip(z, by, strict=True)]
     if parameters.is_isotropic:
         d_log_scale = [gamma * (jnp.expand_dims(at.square, rows) - dim)]
     else:
