@@ -54,7 +54,7 @@ PROGRAM = """
     except (OSError, training.NonFiniteError, training.CheckpointError) as error:
         # Not through sys.stderr: what Orbax's threads report meanwhile may overwrite what is in it
         # (CPython's issue 119506, mended in 3.12.4).
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        os.write(2, f"{type(error).__name__}: {error}\\n".encode())
         sys.exit(1)
     print(result.stopped, int(result.last.step), result.checkpoint)
     sys.exit(0 if result.signal is None else 128 + result.signal)

@@ -119,7 +119,10 @@ def block_heights(
 
 
 _FEW_ROWS, _MOST_JOINED = 3, 8
-"""Up to so many arrays XLA:CPU joins as it computes them; more it computes, and then copies."""
+"""Dimensions (full, in rows) and arrays (on columns) that XLA:CPU joins as it computes them.
+
+More than that it computes, and then copies.
+"""
 
 
 class Posterior(NamedTuple):
