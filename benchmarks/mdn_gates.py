@@ -59,12 +59,13 @@ def _of_alone(row: dict[str, Any]) -> Iterator[Gate]:
     if row["section"] != "alone" or row["reference"] != OURS:
         return
     ratio, size = row["ratio"]["gradient"], (row["batch"], row["components"], row["dim"])
+    to_columns = row["ratio"]["gradient, to columns"]
     bound = PLAIN_GATES.get((row["covariance"], *size))
     if bound is not None:
         yield Gate(f"{_where(row)}: {PLAIN} / ours", ratio[PLAIN], bound)
+        yield Gate(f"{_where(row)}: {PLAIN} / ours on columns", to_columns[PLAIN], bound)
     if ROWS in ratio:  # the best of all is on columns: each beside ours in its layout
-        on_columns = row["ratio"]["gradient, to columns"][BEST]
-        yield Gate(f"{_where(row)}: {BEST} / ours, on columns", on_columns, 0.95)
+        yield Gate(f"{_where(row)}: {BEST} / ours, on columns", to_columns[BEST], 0.95)
     on_rows = ratio.get(ROWS, ratio.get(BEST))
     if on_rows is not None:
         yield Gate(f"{_where(row)}: {BEST} / ours, on rows", on_rows, 0.95)
@@ -73,6 +74,7 @@ def _of_alone(row: dict[str, Any]) -> Iterator[Gate]:
     for peer in ("numpyro", "torch"):
         if peer in ratio:
             yield Gate(f"{_where(row)}: {peer} / ours", ratio[peer], 6.0)
+            yield Gate(f"{_where(row)}: {peer} / ours on columns", to_columns[peer], 6.0)
             yield Gate(f"{_where(row)}: {peer} / ours", ratio[peer], 8.0, aim=True)
     if row["covariance"] == "isotropic":
         floor = floor_ratio(row)

@@ -301,12 +301,15 @@ def test_gates():
     row = {"section": "alone", "reference": race.OURS, "covariance": "isotropic"}
     row |= {"batch": 65536, "components": 20, "dim": 2}
     row["ratio"] = {"gradient": ratio | {limits.WRITTEN: 0.6}}
-    row["ratio"]["gradient, to columns"] = {race.BEST: 0.94}
+    to_columns = {race.PLAIN: 3.9, race.BEST: 0.94, "numpyro": 5.9}
+    row["ratio"]["gradient, to columns"] = to_columns
     found = {(gate.what.split(": ")[1], gate.bound): gate for gate in gates.gates([row])}
     assert found[f"{race.PLAIN} / ours", 4.0].holds
+    assert not found[f"{race.PLAIN} / ours on columns", 4.0].holds
     assert not found[f"{race.BEST} / ours, on columns", 0.95].holds
     assert found[f"{race.BEST} / ours, on rows", 0.95].holds
     assert found["numpyro / ours", 6.0].holds
+    assert not found["numpyro / ours on columns", 6.0].holds
     assert not found["numpyro / ours", 8.0].holds
     floor = found["ours / exponentials", 2.0]  # the floor is the faster of the two ways
     assert floor.value == pytest.approx(1 / 0.4)
