@@ -25,8 +25,11 @@ def data_dir() -> pathlib.Path:
 def processes_share(tmp_path_factory):
     """What the processes of tests compile, Python and XLA, only the first of them compiles.
 
-    This process has its JAX by now, and compiles all: torn files would warn here, and fail a test.
+    And quickly: what they say of files, signals and devices does not hang on the machine code.
+    This process has its JAX and XLA by then, and compiles all as a user's does: torn files would
+    warn here, and fail a test.
     """
+    jax.devices()  # from here on, no flag changes this process
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -34,6 +37,7 @@ def processes_share(tmp_path_factory):
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
         "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA logs an error for every program that it reads
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,6 @@
 """Eight simulated devices, in a process of their own: their number is fixed when JAX starts."""
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -18,10 +17,6 @@ def on_eight_devices(script, *arguments):
     """Runs a script there, after imports that all need; what it prints last, as JSON."""
     code = textwrap.dedent(START) + textwrap.dedent(script)
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    # How a program is divided is settled before machine code is made of it, which takes longest.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    run = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=os.environ | {"XLA_FLAGS": flags}
-    )
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])

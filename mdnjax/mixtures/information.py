@@ -1,5 +1,6 @@
 """Entropy and Kullback-Leibler divergence: estimates with error bars, bounds, an approximation."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -367,6 +368,8 @@ _TURNS = 30
 """In which phi and psi are improved; more gain little."""
 
 
+# Called outside of `jit`, a loop would be compiled anew each time.
+@functools.partial(jax.jit, inline=True)
 def _matched(p: GaussianMixture, q: GaussianMixture, divergence: Array) -> Array:
     """The variational upper bound of KL(p || q), from KL(p_i || q_j)."""
     # Of a weight of zero a number that is as good, so that 0 times it is 0.

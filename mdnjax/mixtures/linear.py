@@ -265,7 +265,9 @@ def _value_and_gradients_jvp(plan, wanted, primals, tangents):
 _value_and_gradients.defjvp(_value_and_gradients_jvp)
 
 
+# As with the loop, outside of `jit` the condition would be compiled anew each time.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def _pull_back(
     plan: _Plan, inputs: _Inputs, nats: Array, kept: _Inputs, cotangent: Array
 ) -> _Inputs:
@@ -319,6 +321,8 @@ def _whole(
     return grads._replace(kernel=kernel, bias=bias, weight=weight)
 
 
+# Called outside of `jit`, a loop would be compiled anew each time.
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _loop(
     plan: _Plan, wanted: _Inputs | None, inputs: _Inputs, factor: Array | None
 ) -> tuple[Array, _Inputs]:

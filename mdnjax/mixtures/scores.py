@@ -87,6 +87,8 @@ def _crps_jvp(primals, tangents):
     return value, functools.reduce(jnp.add, parts)
 
 
+# Called outside of `jit`, a loop would be compiled anew each time.
+@functools.partial(jax.jit, inline=True)
 def _crps_and_gradient(
     weights: Array, loc: Array, log_scale: Array, y: Array
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
@@ -235,16 +237,8 @@ def energy_score(
     terms = 8 * mix.dim * max(num_samples, _GROUP**2)
     samples, y = (clip(x, largest_float(y.dtype, terms=terms)) for x in (samples, y))
 
-    # Round the circle of a group, every pair is met at one lag up to n / 2: there, from both sides.
-    circle = jnp.concatenate([samples, samples], axis=1)
-
-    def add(pairs, lag):
-        others = lax.dynamic_slice_in_dim(circle, lag, _GROUP, axis=1)
-        times = jnp.where(lag < _GROUP // 2, 1, 0.5).astype(y.dtype)
-        return pairs + times * jnp.sum(_norm(samples - others), axis=1), None
-
     to_y = jnp.sum(_norm(samples - lax.expand_dims(y, (0, 1))), axis=1)
-    pairs, _ = lax.scan(add, jnp.zeros_like(to_y), jnp.arange(1, _GROUP // 2 + 1))
+    pairs = _sum_over_pairs(samples)
     scores = to_y / _GROUP - pairs / (_GROUP * (_GROUP - 1))
     score = jnp.mean(scores, axis=0)
     if not with_error:
@@ -253,6 +247,22 @@ def energy_score(
 
 
 _GROUP = 16
+
+
+# Called outside of `jit`, a loop would be compiled anew each time.
+@functools.partial(jax.jit, inline=True)
+def _sum_over_pairs(samples: Array) -> Array:
+    """Of groups `[G, 16, ..., D]`, the sum of |Y_i - Y_j| over the pairs i < j, `[G, ...]`."""
+    # Round the circle of a group, every pair is met at one lag up to n / 2: there, from both sides.
+    circle = jnp.concatenate([samples, samples], axis=1)
+
+    def add(pairs, lag):
+        others = lax.dynamic_slice_in_dim(circle, lag, _GROUP, axis=1)
+        times = jnp.where(lag < _GROUP // 2, 1, 0.5).astype(samples.dtype)
+        return pairs + times * jnp.sum(_norm(samples - others), axis=1), None
+
+    none = jnp.zeros_like(samples[:, 0, ..., 0])
+    return lax.scan(add, none, jnp.arange(1, _GROUP // 2 + 1))[0]
 
 
 @jax.custom_jvp

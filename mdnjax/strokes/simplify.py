@@ -1,5 +1,6 @@
 """Simplification: of a drawing's own points, those that Ramer, Douglas and Peucker keep."""
 
+import functools
 import itertools
 from typing import overload
 
@@ -145,6 +146,8 @@ def _errors(
     return error, unit
 
 
+# Called outside of `jit`, a loop would be compiled anew each time.
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _kept_on_device(strokes: Strokes, tolerance: float) -> Bool[Array, "*batch T"]:
     """Which points of padded lines stay."""
     mask = jnp.asarray(strokes.mask)
