@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 
 import jax
@@ -9,6 +10,9 @@ import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most programs run once or twice, and a sixth of the suite's time is gone where XLA makes plain
+# machine code of them. `.ci/run` asks for what a user has; so can whoever looks for such a fault.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +30,8 @@ def processes_share(tmp_path_factory):
     """What the processes of tests compile, Python and XLA, only the first of them compiles.
 
     And quickly: what they say of files, signals and devices does not hang on the machine code.
-    This process has its JAX and XLA by then, and compiles all as a user's does: torn files would
-    warn here, and fail a test.
+    This process has its JAX and XLA by then, and compiles all: torn files would warn here, and fail
+    a test.
     """
     jax.devices()  # from here on, no flag changes this process
     folder = tmp_path_factory.getbasetemp()
@@ -37,7 +41,7 @@ def processes_share(tmp_path_factory):
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0",
         "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA logs an error for every program that it reads
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -58,6 +62,16 @@ def whole(tmp_path_factory, processes_share) -> pathlib.Path:
     code, _, err = end(start(folder))
     assert code == 0, err
     return folder
+
+
+@pytest.fixture
+def default_signals():
+    """Signals do what they do by default, even where the tests were started to ignore some."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def test_a_best_that_a_kill_left_behind_is_removed(tmp_path):
         assert [path.name for path in (tmp_path / kind).iterdir()] == [before]
 
 
-def test_ctrl_c_saves_and_resumes_in_the_middle_of_a_window(tmp_path, whole):
+def test_ctrl_c_saves_and_resumes_in_the_middle_of_a_window(tmp_path, whole, default_signals):
     def interrupting(n):
         if n == 19:
             os.kill(os.getpid(), signal.SIGINT)
@@ -167,7 +167,7 @@ def test_ctrl_c_saves_and_resumes_in_the_middle_of_a_window(tmp_path, whole):
     check_equal_runs(whole, resumed, tmp_path)
 
 
-def test_a_second_ctrl_c_raises():
+def test_a_second_ctrl_c_raises(default_signals):
     def impatient(n):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

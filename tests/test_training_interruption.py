@@ -19,17 +19,10 @@ from mdnjax import training
 
 BENCHMARK = pathlib.Path(__file__).resolve().parents[1] / "benchmarks" / "interruption.py"
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits are POSIX's")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def defaults():
-    """Signals do what they do by default, even where the tests were started to ignore some."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="signals and limits are POSIX's"),
+    pytest.mark.usefixtures("default_signals"),
+]
 
 
 def test_a_killed_run_resumes_bit_for_bit(capsys, monkeypatch):
