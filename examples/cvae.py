@@ -341,6 +341,7 @@ def learn_to_judge(arguments: argparse.Namespace, real: datasets.ShapeImages) ->
     head = mdn.ProductHead(
         **{n: variational.CategoricalHead(num_classes=len(of)) for n, of in names.items()},
         **{name: variational.NormalHead(scale=0.1) for name in NUMBERS},
+        **{name: variational.NormalHead(scale=0.3) for name in ("sine", "cosine")},  # of the angle
     )
     encoder = nets.ConvEncoder(
         (SIDE, SIDE, 3), (16, 32), 128, head.num_outputs, rngs=nnx.Rngs(arguments.seed)
@@ -354,6 +355,7 @@ def learn_to_judge(arguments: argparse.Namespace, real: datasets.ShapeImages) ->
 
     answers = {name: getattr(real.attributes, name).astype(np.int32) for name in names}
     answers |= numbers_of(real.attributes)
+    answers |= dict(zip(("sine", "cosine"), real.attributes.seen_angle().T, strict=True))
     result = training.fit(
         loss,
         net.params,
@@ -369,7 +371,7 @@ def learn_to_judge(arguments: argparse.Namespace, real: datasets.ShapeImages) ->
     def read(images: jax.Array) -> dict[str, jax.Array]:
         parts = head.split(net.apply(result.params, {}, images)[0])
         classes = {name: jnp.argmax(parts[name], axis=-1) for name in names}
-        return classes | {name: parts[name][..., 0] for name in NUMBERS}
+        return classes | {name: parts[name][..., 0] for name in parts if name not in names}
 
     return read
 
@@ -389,7 +391,16 @@ def judged(read: dict[str, jax.Array], asked: datasets.ShapeAttributes) -> dict[
         name: float(np.sqrt(np.mean((np.asarray(read[name]) - of) ** 2)))
         for name, of in numbers_of(asked).items()
     }
-    return classes | errors
+    return classes | errors | {"angle": turned(read, asked)}
+
+
+def turned(read: dict[str, jax.Array], asked: datasets.ShapeAttributes) -> float:
+    """The root mean square error of the angle, degrees: of what can be seen of it."""
+    sine, cosine = asked.seen_angle().T
+    its_sine, its_cosine = np.asarray(read["sine"]), np.asarray(read["cosine"])
+    apart = np.arctan2(its_sine * cosine - its_cosine * sine, its_cosine * cosine + its_sine * sine)
+    is_seen = asked.symmetry() > 0
+    return float(np.rad2deg(np.sqrt(np.mean((apart[is_seen] / asked.symmetry()[is_seen]) ** 2))))
 
 
 def print_nats(scores: dict[str, tuple[float, float]]) -> None:
@@ -404,9 +415,11 @@ def print_fidelity(scores: dict[str, dict[str, float]]) -> None:
     print("read by a classifier that learnt from other real pictures:")
     print(f"  {'':14} " + " ".join(f"{name:>10}" for name in names))
     for kind, score in scores.items():
-        values = [f"{v:10.1%}" if n not in NUMBERS else f"{v:10.3f}" for n, v in score.items()]
+        formats = dict.fromkeys(NUMBERS, "10.3f") | {"angle": "10.1f"}
+        values = [f"{v:{formats.get(name, '10.1%')}}" for name, v in score.items()]
         print(f"  {kind:14} " + " ".join(values))
-    print("  right answers; size, right, down: RMS error, in half sides of a picture")
+    print("  right answers; size, right, down: RMS error, in half sides of a picture; angle: in")
+    print("  degrees, up to turns that cannot be seen (by chance 29)")
 
 
 if __name__ == "__main__":

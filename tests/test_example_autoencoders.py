@@ -48,8 +48,9 @@ def test_a_short_run_of_cvae_writes_all_it_promises(tmp_path):
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics["nats"]["halves"]) == {"-log p(right | left)", "... each pixel alone"}
     for score in metrics["fidelity"].values():
-        assert set(score) == {"shape", "color", "background", "size", "right", "down"}
+        assert set(score) == {"shape", "color", "background", "size", "right", "down", "angle"}
         assert 0 <= score["shape"] <= 1
+        assert 0 < score["angle"] < 60  # the most that a triangle can be off
 
 
 @pytest.mark.parametrize("name", ["vae", "cvae"])

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from mdnjax._checks import require
 
 SHAPES = ("disc", "square", "triangle", "cross")
-_SYMMETRIES = np.array([0, 4, 3, 4])  # a turn by 2 pi / n is not seen; of a disc none is
+_SYMMETRIES = np.array([0, 4, 3, 4])
 COLORS = ("red", "green", "blue", "yellow")
 BACKGROUNDS = ("dark", "light", "slope", "stripes")
 _RGB = np.array([[0.85, 0.2, 0.2], [0.2, 0.7, 0.3], [0.25, 0.4, 0.9], [0.95, 0.8, 0.2]])
@@ -35,25 +35,31 @@ class ShapeAttributes(NamedTuple):
     place: Float[np.ndarray, "N 2"]
     angle: Float[np.ndarray, " N"]
 
+    def symmetry(self) -> Int[np.ndarray, " N"]:
+        """Of each shape the n whose turns by 2 pi / n are not seen; 0 where none is, of a disc."""
+        return _SYMMETRIES[self.shape]
+
+    def seen_angle(self) -> Float[np.ndarray, "N 2"]:
+        """What can be seen of the angle: sine and cosine of n times it, n the symmetry."""
+        seen = self.symmetry() * self.angle
+        return np.stack([np.sin(seen), np.cos(seen)], axis=-1)
+
     def vector(self) -> Float[np.ndarray, "N 17"]:
         """What a network is given: of the shape 13 numbers, of the background 4.
 
-        Classes one-hot, size and place scaled to -1 to 1, and what can be seen of the angle: sine
-        and cosine of n times it, for a shape that n turns take to itself.
+        Classes one-hot, size and place scaled to -1 to 1, and what can be seen of the angle.
         """
 
         def one_hot(of: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
             return np.eye(len(names), dtype=np.float32)[of]
 
         least, most = _SIZES
-        seen = _SYMMETRIES[self.shape] * self.angle
         columns = [
             one_hot(self.shape, SHAPES),
             one_hot(self.color, COLORS),
             (2 * self.size[:, None] - least - most) / (most - least),
             self.place / _REACH,
-            np.sin(seen)[:, None],
-            np.cos(seen)[:, None],
+            self.seen_angle(),
             one_hot(self.background, BACKGROUNDS),
         ]
         return np.concatenate(columns, axis=-1).astype(np.float32)
