@@ -204,10 +204,10 @@ def test_a_linear_forecast_leaves_much_to_learn(corpus):
 
 
 def test_a_large_corpus_takes_little_time():
-    began = time.process_time()
+    began = time.thread_time()
     built_in_pens(100)
     # 6,000 lines in 20 s are 0.33 s; five times that allows for checked annotations and load.
-    assert time.process_time() - began < 1.7
+    assert time.thread_time() - began < 1.7
 
 
 @pytest.mark.parametrize(

@@ -306,7 +306,7 @@ def test_a_malformed_pickle_is_refused_in_little_memory(tmp_path, name):
     file = tmp_path / "drawings.npy"
     file.write_bytes(npy(pickled, 1))
     tracemalloc.start()
-    began = time.process_time()
+    began = time.thread_time()
     try:
         with pytest.raises(StrokeFormatError, match=f": array: byte .*{words}.*; it was not run"):
             read(file)
@@ -314,4 +314,4 @@ def test_a_malformed_pickle_is_refused_in_little_memory(tmp_path, name):
     finally:
         tracemalloc.stop()
     assert peak < 2**20 + 20 * len(pickled)
-    assert time.process_time() - began < 5.0
+    assert time.thread_time() - began < 5.0

@@ -170,9 +170,9 @@ def test_cut_or_changed_files_are_refused_or_read_with_the_same_lines(tmp_path, 
 )
 @pytest.mark.usefixtures("without_jaxtyping")  # as users read: tens of thousands of drawings
 def test_real_files_are_read_as_numpy_reads_them(data_dir, name, sizes):
-    began = time.process_time()
+    began = time.thread_time()
     corpus = read(data_dir / name)
-    assert time.process_time() - began < 10.0  # half a second, were nothing else going on
+    assert time.thread_time() - began < 10.0  # half a second, were nothing else going on
     with np.load(data_dir / name, allow_pickle=True, encoding="latin1") as archive:
         parts = {part: list(archive[part]) for part in sizes}
     assert {part: len(drawings) for part, drawings in parts.items()} == sizes
