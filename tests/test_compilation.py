@@ -3,6 +3,8 @@
 A loop over a function that is made on every call is compiled anew, a fifth of a second each time.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,10 @@ def linear_nll(weight):
     return mdn.linear_nll(HEAD, hidden, kernel, bias, jnp.zeros((4, 2)), block_size=2).sum()
 
 
+def moved(shift):
+    return dataclasses.replace(PLANE, loc=PLANE.loc + shift)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -34,8 +40,10 @@ def linear_nll(weight):
         lambda: linear_nll(1.0),
         lambda: jax.grad(linear_nll)(1.0),
         lambda: strokes.simplify(PEN, 1.0),
+        lambda: mdn.modes(PLANE),
+        lambda: jax.grad(lambda shift: mdn.mode(moved(shift)).sum())(1.0),
     ],
-    ids=["crps", "quantile", "energy", "bounds", "linear", "gradient", "pen"],
+    ids=["crps", "quantile", "energy", "bounds", "linear", "gradient", "pen", "modes", "mode"],
 )
 def test_a_second_call_compiles_nothing(function, caplog):
     function()
