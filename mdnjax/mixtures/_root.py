@@ -14,6 +14,7 @@ class _Search(NamedTuple):
     upper: Array  # and positive here
     x: Array
     step: Array  # the length of the last one
+    stalled: Array  # how many of the last ones rounding decided
     done: Array
     steps: Array
 
@@ -32,7 +33,8 @@ def find_root(
     A Newton step is taken if it stays inside the bracket and is at most half as long as the one
     before; otherwise the bracket is halved, two times in three on the line and once among the
     floating-point numbers, of which a bracket holds at most 2^32 (or 2^64): so no scale hides a
-    root for long. The loop runs until every element is done.
+    root for long. Steps so short that rounding decides their sign are doubled instead until the
+    bracket closes. The loop runs until every element is done.
 
     Args:
         function: Maps x `[...]` to its value and derivative; increasing, at least in sign.
@@ -55,14 +57,18 @@ def find_root(
         lower = jnp.where(value < 0, x, search.lower)
         upper = jnp.where(value > 0, x, search.upper)
         newton = x - value / slope
-        # One that rounds to no step at all takes the least, which closes the bracket.
-        beyond = jnp.nextafter(x, jnp.where(value < 0, jnp.inf, -jnp.inf).astype(x.dtype))
-        newton = jnp.where(newton == x, beyond, newton)
+        length = jnp.abs(newton - x)
+        is_quick = (length > 0) & (2 * length <= search.step)
+        # Halving would begin with the whole bracket, though the root is near: twice as far each
+        # time, and one is beyond it.
+        ulp = jnp.nextafter(x, jnp.where(value < 0, jnp.inf, -jnp.inf).astype(x.dtype)) - x
+        is_stalled = ~is_quick & (length <= 64 * jnp.abs(ulp))
+        leap = jnp.ldexp(jnp.where(length > 0, newton - x, ulp), search.stalled + 1)
+        newton = jnp.where(is_stalled, x + leap, newton)
         is_safe = (lower < newton) & (newton < upper)
-        is_quick = 2 * jnp.abs(newton - x) <= search.step
         line = midpoint(lower, upper)
         middle = jnp.where(steps % 3 == 2, _middle_number(lower, upper), line)
-        following = jnp.where(is_safe & is_quick, newton, middle)
+        following = jnp.where(is_safe & (is_quick | is_stalled), newton, middle)
         is_open = (lower < line) & (line < upper)
         is_root = ~(jnp.abs(value) > tolerance)  # or NaN
         done = search.done | is_root | ~is_open
@@ -73,12 +79,15 @@ def find_root(
             jnp.where(search.done, search.upper, upper),
             jnp.where(done, last, following),
             jnp.abs(following - x),
+            jnp.where(is_stalled, search.stalled + 1, 0),
             done,
             steps + 1,
         )
 
     done = jnp.zeros(start.shape, bool) if active is None else ~active
-    initial = _Search(lower, upper, start, upper - lower, done, jnp.zeros((), jnp.int32))
+    none = jnp.zeros((), jnp.int32)
+    stalled = jnp.zeros(start.shape, jnp.int32)
+    initial = _Search(lower, upper, start, upper - lower, stalled, done, none)
     return lax.while_loop(unfinished, advance, initial).x
 
 
