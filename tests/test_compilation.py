@@ -17,6 +17,7 @@ KEY = jax.random.key(0)
 LINE = mdn.GaussianMixture.isotropic([[-1.0], [1.0]], [0.1, 0.5])
 PLANE = mdn.GaussianMixture.isotropic([[-1.0, 0.0], [1.0, 0.0]], [0.1, 0.5])
 HEAD = mdn.GaussianHead(num_components=2, dim=2)
+TOLERANCES = iter([1.0, 2.0])
 PEN = strokes.Strokes(np.ones((3, 2), np.float32), np.zeros(3, np.float32), np.ones(3, bool))
 
 
@@ -39,7 +40,7 @@ def moved(shift):
         lambda: mdn.kl_divergence_bounds(PLANE, PLANE),
         lambda: linear_nll(1.0),
         lambda: jax.grad(linear_nll)(1.0),
-        lambda: strokes.simplify(PEN, 1.0),
+        lambda: strokes.simplify(PEN, next(TOLERANCES)),
         lambda: mdn.modes(PLANE),
         lambda: jax.grad(lambda shift: mdn.mode(moved(shift)).sum())(1.0),
     ],

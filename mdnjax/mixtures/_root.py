@@ -59,10 +59,10 @@ def find_root(
         newton = x - value / slope
         length = jnp.abs(newton - x)
         is_quick = (length > 0) & (2 * length <= search.step)
-        # Halving would begin with the whole bracket, though the root is near: twice as far each
-        # time, and one is beyond it.
+        # So near, a value may be no more than rounding, and Newton's steps lead nowhere. Halving
+        # would begin with the whole bracket: twice as far each time, and one is beyond the root.
         ulp = jnp.nextafter(x, jnp.where(value < 0, jnp.inf, -jnp.inf).astype(x.dtype)) - x
-        is_stalled = ~is_quick & (length <= 64 * jnp.abs(ulp))
+        is_stalled = ~is_quick & (length <= _NEAR * jnp.abs(ulp))
         leap = jnp.ldexp(jnp.where(length > 0, newton - x, ulp), search.stalled + 1)
         newton = jnp.where(is_stalled, x + leap, newton)
         is_safe = (lower < newton) & (newton < upper)
@@ -89,6 +89,10 @@ def find_root(
     stalled = jnp.zeros(start.shape, jnp.int32)
     initial = _Search(lower, upper, start, upper - lower, stalled, done, none)
     return lax.while_loop(unfinished, advance, initial).x
+
+
+_NEAR = 64
+"""In units in the last place of x: what the rounding of a value is often worth there."""
 
 
 def midpoint(a: Array, b: Array) -> Array:

@@ -76,7 +76,7 @@ def simplify(strokes: Corpus | Strokes, tolerance: float) -> Corpus | Strokes:
     if isinstance(strokes, Corpus):
         return _ragged.keep_points(strokes, _kept(strokes, tolerance), function="simplify")
     _padded.check_points(strokes, "simplify")
-    return _padded.keep_points(strokes, _kept_on_device(strokes, tolerance))
+    return _padded.keep_points(strokes, _kept_on_device(strokes, tolerance * tolerance))
 
 
 def _kept(corpus: Corpus, tolerance: float) -> Bool[np.ndarray, " N"]:
@@ -147,15 +147,15 @@ def _errors(
 
 
 # Called outside of `jit`, a loop would be compiled anew each time.
-@functools.partial(jax.jit, static_argnums=1, inline=True)
-def _kept_on_device(strokes: Strokes, tolerance: float) -> Bool[Array, "*batch T"]:
+@functools.partial(jax.jit, inline=True)
+def _kept_on_device(strokes: Strokes, squared_tolerance: Array | float) -> Bool[Array, "*batch T"]:
     """Which points of padded lines stay."""
     mask = jnp.asarray(strokes.mask)
     first, last = _padded.stroke_ends(strokes.pen_up, mask)
     xy = jnp.cumsum(jnp.where(mask[..., None], strokes.offsets, 0), axis=-2)
 
     def one_line(xy: Array, first: Array, last: Array, mask: Array) -> Array:
-        return _kept_of_line(xy, first, last, mask, tolerance)
+        return _kept_of_line(xy, first, last, mask, squared_tolerance)
 
     return jnp.vectorize(one_line, signature="(t,d),(t),(t),(t)->(t)")(xy, first, last, mask)
 
@@ -165,7 +165,7 @@ def _kept_of_line(
     first: Bool[Array, " T"],
     last: Bool[Array, " T"],
     mask: Bool[Array, " T"],
-    tolerance: float,
+    squared_tolerance: Array | float,
 ) -> Bool[Array, " T"]:
     size = len(mask)
     index = jnp.arange(size)
@@ -188,7 +188,7 @@ def _kept_of_line(
         error = jnp.where(keep | ~mask, -1, error)
         # The first of the worst points of each segment, told to all of its points.
         worst = jnp.full_like(error, -1).at[left].max(error)[left]
-        hit = (error == worst) & (error > tolerance * tolerance)
+        hit = (error == worst) & (error > squared_tolerance)
         middle = jnp.full_like(index, size).at[left].min(jnp.where(hit, index, size))[left]
         found = middle < size
         return (
